@@ -1,0 +1,133 @@
+//! Where events are kept. One writer (the journal actor); reads may run beside it.
+
+use super::PortFuture;
+use crate::command::Identity;
+use crate::event::CommittedEvent;
+use crate::id::{BatchId, EventNumber, TaskId, WallTime};
+use crate::view::TaskView;
+
+/// What is appended in one piece: events that belong together and the task's row as of the last of them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch {
+    /// Repeating the same id appends nothing and answers with the numbers given before.
+    pub id: BatchId,
+    /// The events, already numbered.
+    pub events: Vec<CommittedEvent>,
+    /// The row, written in the same transaction.
+    pub row: Option<TaskView>,
+}
+
+/// A task that was not final when the journal was opened.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoadedTask {
+    /// Its id.
+    pub id: TaskId,
+    /// All its events, oldest first. Output never is among them.
+    pub events: Vec<CommittedEvent>,
+}
+
+/// An idempotency key in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyRow {
+    /// Token name of the caller.
+    pub token: String,
+    /// Agent id of the caller.
+    pub agent_id: String,
+    /// The key.
+    pub key: String,
+    /// Digest of the arguments.
+    pub fingerprint: String,
+    /// The task that it made.
+    pub task: TaskId,
+    /// When.
+    pub at: WallTime,
+}
+
+/// What a start needs.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Loaded {
+    /// Number of the newest event; the next is one more.
+    pub last_event: EventNumber,
+    /// Tasks that are not final, and final ones whose attempt is not yet removed, oldest first.
+    pub tasks: Vec<LoadedTask>,
+    /// Events of tasks whose payload could not be read: the task is quarantined with this reason.
+    pub unreadable: Vec<(TaskId, String)>,
+    /// Idempotency keys made after the given time.
+    pub keys: Vec<KeyRow>,
+}
+
+/// Which tasks to list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListFilter {
+    /// Whose; `None` = nobody in particular (operators).
+    pub identity: Option<Identity>,
+    /// Phases (precise words); empty = all.
+    pub phases: Vec<String>,
+    /// Agent id.
+    pub agent_id: Option<String>,
+    /// Label.
+    pub label: Option<String>,
+    /// Created at or after.
+    pub created_after: Option<WallTime>,
+    /// Created before.
+    pub created_before: Option<WallTime>,
+    /// At most this many.
+    pub limit: u32,
+    /// Only tasks older than this one (created_at, id): the cursor.
+    pub before: Option<(WallTime, TaskId)>,
+}
+
+/// Why the journal failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JournalError {
+    /// Nothing can be written: disk full, read-only, I/O error, lock lost.
+    #[error("journal cannot be written: {0}")]
+    Write(String),
+    /// Something cannot be read.
+    #[error("journal cannot be read: {0}")]
+    Read(String),
+    /// It was written by a newer program, is damaged, or belongs to a running instance.
+    #[error("journal cannot be used: {0}")]
+    Unusable(String),
+}
+
+/// The event store.
+pub trait JournalStore: Send + Sync + 'static {
+    /// Reads what a start needs; keys made before `keys_since` are left out.
+    fn load(&self, keys_since: WallTime) -> PortFuture<'_, Result<Loaded, JournalError>>;
+
+    /// Appends batches in one transaction, in order. `Ok` = all durable.
+    fn append(&self, batches: Vec<Batch>) -> PortFuture<'_, Result<(), JournalError>>;
+
+    /// Newest row of a task.
+    fn task(&self, task: TaskId) -> PortFuture<'_, Result<Option<TaskView>, JournalError>>;
+
+    /// Events of a task after `after`, oldest first, at most `limit`, skipping `offset`.
+    fn events(
+        &self,
+        task: TaskId,
+        after: EventNumber,
+        offset: u64,
+        limit: u64,
+    ) -> PortFuture<'_, Result<Vec<CommittedEvent>, JournalError>>;
+
+    /// The newest `limit` events of a task, oldest first.
+    fn newest_events(
+        &self,
+        task: TaskId,
+        limit: u64,
+    ) -> PortFuture<'_, Result<Vec<CommittedEvent>, JournalError>>;
+
+    /// Tasks, newest first.
+    fn list(&self, filter: ListFilter) -> PortFuture<'_, Result<Vec<TaskView>, JournalError>>;
+
+    /// A named cursor of an outward actor.
+    fn cursor(&self, name: String) -> PortFuture<'_, Result<EventNumber, JournalError>>;
+
+    /// Moves a named cursor.
+    fn set_cursor(&self, name: String, at: EventNumber)
+    -> PortFuture<'_, Result<(), JournalError>>;
+
+    /// A write and read of nothing, for health.
+    fn check(&self) -> PortFuture<'_, Result<String, JournalError>>;
+}

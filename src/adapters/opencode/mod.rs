@@ -1,0 +1,1 @@
+//! OpenCode: one driver for all engines, and the engines `local` and `remote`.

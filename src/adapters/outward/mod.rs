@@ -1,0 +1,1 @@
+//! Memory, rooms and notices: what is there when nothing is configured.

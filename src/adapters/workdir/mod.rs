@@ -1,0 +1,1 @@
+//! Workdirs and output files.

@@ -1,0 +1,2 @@
+//! The `chargehand` program: parses the command line and calls the library.
+fn main() {}

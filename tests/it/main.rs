@@ -1,0 +1,1 @@
+//! Tests of the edge, with fakes and scripted servers; no engine needed.
