@@ -350,7 +350,11 @@ impl TasksState {
                 Err(error) => Err(error),
             }
         };
-        let reloaded = move |_, record| TasksMsg::Reloaded { task, how, record };
+        let reloaded = move |_, record| TasksMsg::Reloaded {
+            task,
+            how,
+            record: Box::new(record),
+        };
         self.jobs.start(LOAD_DEADLINE, read, reloaded);
     }
 
