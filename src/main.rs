@@ -1,2 +1,7 @@
-//! The `chargehand` program: parses the command line and calls the library.
-fn main() {}
+//! The `chargehand` program. In: the command line. Out: an exit code; everything is done by the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    chargehand::cli::main()
+}
