@@ -109,8 +109,6 @@ pub(crate) struct TaskStatus {
     pub(crate) phase: String,
     /// What it is doing, in one sentence.
     pub(crate) doing: String,
-    /// What was asked for.
-    pub(crate) task_description: String,
     /// Whose task it is.
     pub(crate) agent_id: String,
     /// Which engine runs it.
@@ -139,6 +137,8 @@ pub(crate) struct TaskStatus {
     pub(crate) requests: Vec<OpenRequest>,
     /// New events since the cursor, oldest first.
     pub(crate) recent_events: Vec<EventLine>,
+    /// The cursor for what is new after this answer.
+    pub(crate) next_event: u64,
     /// There are more than these.
     pub(crate) more_events: bool,
     /// The worker's last text.
@@ -169,16 +169,16 @@ pub(crate) struct ListedTask {
     pub(crate) task_id: String,
     /// The precise phase.
     pub(crate) phase: String,
-    /// What it is doing.
-    pub(crate) doing: String,
-    /// What was asked for.
-    pub(crate) task_description: String,
+    /// The start of what was asked for.
+    pub(crate) description: String,
     /// Whose task it is.
     pub(crate) agent_id: String,
     /// Milliseconds since 1970.
     pub(crate) created_at: i64,
-    /// From the slot to the end.
-    pub(crate) duration_ms: Option<u64>,
+    /// Got its slot, milliseconds since 1970.
+    pub(crate) started_at: Option<i64>,
+    /// Ended, milliseconds since 1970.
+    pub(crate) completed_at: Option<i64>,
 }
 
 /// `list_tasks`.
@@ -197,8 +197,6 @@ pub(crate) struct TaskList {
 pub(crate) struct Accepted {
     /// The new task.
     pub(crate) task_id: String,
-    /// One of the original's seven words.
-    pub(crate) status: String,
     /// The key had been used before: this is the earlier task.
     pub(crate) existing: bool,
 }

@@ -146,14 +146,9 @@ pub struct ServeArgs {
     /// Address to listen on, such as 127.0.0.1:3500; off loopback a token is required
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Option<std::net::SocketAddr>,
-    /// What to log, such as `info`, `debug` or `chargehand=debug,info`
-    #[arg(
-        long,
-        value_name = "FILTER",
-        env = "CHARGEHAND_LOG",
-        default_value = "info"
-    )]
-    pub log: String,
+    /// What to log, such as `info`, `debug` or `info,chargehand=debug`
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
     /// How to log [default: text on a terminal, JSON otherwise]
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
@@ -213,6 +208,9 @@ pub struct RunArgs {
     /// Use a server of its own even if one is running
     #[arg(long, conflicts_with_all = ["server", "no_watch"])]
     pub own_server: bool,
+    /// Environment variable that the worker of its own server may see, such as ANTHROPIC_API_KEY (may be repeated)
+    #[arg(long, value_name = "NAME")]
+    pub pass_env: Vec<String>,
     /// Where the configuration of its own server comes from.
     #[command(flatten)]
     pub config: ConfigArgs,

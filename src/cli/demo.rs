@@ -16,9 +16,9 @@ use super::embedded::{ModelChoice, OwnServer, provider_keys};
 use super::error::{CliError, Exit};
 use super::follow::Interrupts;
 use super::leftovers;
+use super::run::{submit, watch};
 use super::sample;
 use super::terminal::{BOLD, CYAN, DIM, GREEN, RED, Screen, YELLOW, duration, paint, say};
-use super::run::{submit, watch};
 
 /// How long what was started may take to be gone.
 const GONE_WITHIN: Duration = Duration::from_secs(5);
@@ -28,14 +28,18 @@ const LABEL: &str = "demo";
 /// `demo`.
 pub(crate) async fn demo(global: &GlobalArgs, args: &DemoArgs) -> Result<Exit, CliError> {
     let begun = Instant::now();
-    let keys = if args.scripted { Vec::new() } else { provider_keys() };
+    let keys = if args.scripted {
+        Vec::new()
+    } else {
+        provider_keys()
+    };
     let project = sample::create()?;
     introduce(&keys, args.model.as_deref(), project.path());
 
     let model = if keys.is_empty() {
         ModelChoice::Scripted(vec![sample::script()])
     } else {
-        ModelChoice::Provider(keys)
+        ModelChoice::Configured(keys)
     };
     let screen = Screen::new(true, false);
     let mut interrupts = Interrupts::listen()?;
@@ -55,12 +59,20 @@ pub(crate) async fn demo(global: &GlobalArgs, args: &DemoArgs) -> Result<Exit, C
             request["model"] = json!(model);
         }
         let task: Accepted = own.client().decode(submit(own.client(), request).await?)?;
-        watch(own.client(), &task.task_id, screen, &mut interrupts, global.json).await
+        watch(
+            own.client(),
+            &task.task_id,
+            screen,
+            &mut interrupts,
+            global.json,
+        )
+        .await
     }
     .await;
     let worked = begun.elapsed();
     let home = own.directory().to_owned();
-    own.stop(matches!(result, Err(CliError::Interrupted))).await?;
+    own.stop(matches!(result, Err(CliError::Interrupted)))
+        .await?;
     let clean = all_gone(&home).await;
     farewell(args, &home, ready, worked, begun.elapsed());
     let exit = result?;
@@ -77,7 +89,11 @@ fn introduce(keys: &[String], model: Option<&str>, project: &Path) {
             keys.join(", ")
         ),
     };
-    say(&paint(BOLD, "Chargehand demo: a real OpenCode worker mends a small program").to_string());
+    say(&paint(
+        BOLD,
+        "Chargehand demo: a real OpenCode worker mends a small program",
+    )
+    .to_string());
     let lines = [
         ("model", model),
         ("project", project.display().to_string()),
@@ -95,16 +111,24 @@ async fn all_gone(home: &Path) -> bool {
     loop {
         match leftovers::processes_of(home) {
             None => {
-                say(&paint(DIM, "stopped; whether a process is left cannot be checked on this system").to_string());
+                say(&paint(
+                    DIM,
+                    "stopped; whether a process is left cannot be checked on this system",
+                )
+                .to_string());
                 return true;
             }
             Some(left) if left.is_empty() => {
-                say(&format!("{} everything is stopped, no process is left", paint(GREEN, "✓")));
+                say(&format!(
+                    "{} everything is stopped, no process is left",
+                    paint(GREEN, "✓")
+                ));
                 return true;
             }
             Some(left) if Instant::now() >= until => {
                 for process in left {
-                    let text = format!("still there: process {} ({})", process.pid, process.command);
+                    let text =
+                        format!("still there: process {} ({})", process.pid, process.command);
                     say(&paint(RED, text).to_string());
                 }
                 return false;

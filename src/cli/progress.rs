@@ -65,6 +65,7 @@ impl Progress {
                 lines.push(paint(YELLOW, text).to_string());
             }
         }
+        self.seen = self.seen.max(status.next_event);
         self.latest = status;
         lines
     }

@@ -9,7 +9,7 @@ use chargehand_actors::id::WallTime;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::answers::{TaskList, TaskStatus};
+use super::answers::{ListedTask, TaskList, TaskStatus};
 use super::args::{CatArgs, FilesArgs, LogsArgs, TaskArg, TasksArgs};
 use super::client::Client;
 use super::error::{CliError, Exit};
@@ -17,7 +17,7 @@ use super::table::{self, Cell};
 use super::terminal::{
     DIM, bytes, clean, duration, one_line, paint, phase_style, print, print_json, print_raw,
 };
-use super::{diff, report, tree};
+use super::{diff, report, terminal, tree};
 
 /// How often `logs --follow` looks for more output.
 const LOG_POLL: Duration = Duration::from_millis(400);
@@ -28,7 +28,7 @@ const FILE_PIECE: u64 = 262_144;
 pub(crate) async fn tasks(client: &Client, args: &TasksArgs, json: bool) -> Result<Exit, CliError> {
     let mut arguments = json!({ "limit": args.limit.min(100) });
     if !args.state.is_empty() {
-        arguments["states"] = json!(args.state);
+        arguments["state"] = json!(args.state);
     }
     if let Some(label) = &args.label {
         arguments["label"] = json!(label);
@@ -73,13 +73,20 @@ pub(crate) fn task_table(list: &TaskList, now_ms: i64) -> String {
                 Cell::plain(clean(&id)),
                 Cell::styled(clean(&task.phase), phase_style(&task.phase)),
                 Cell::plain(report::ago(task.created_at, now_ms)),
-                Cell::plain(task.duration_ms.map_or_else(String::new, duration)),
+                Cell::plain(took(task)),
                 Cell::plain(one_line(&task.agent_id, 20)),
-                Cell::plain(one_line(&task.task_description, 60)),
+                Cell::plain(one_line(&task.description, 60)),
             ]
         })
         .collect();
     table::render(&["ID", "PHASE", "CREATED", "TOOK", "BY", "TASK"], &rows)
+}
+
+fn took(task: &ListedTask) -> String {
+    match (task.started_at, task.completed_at) {
+        (Some(from), Some(to)) => duration(u64::try_from(to - from).unwrap_or(0)),
+        _ => String::new(),
+    }
 }
 
 /// `show`.
@@ -139,7 +146,7 @@ pub(crate) async fn diff(client: &Client, args: &TaskArg, json: bool) -> Result<
     let text = patch(client, &task, u64::MAX).await?;
     if json {
         print_json(&json!({ "task_id": task, "diff": text }))?;
-    } else if std::io::IsTerminal::is_terminal(&std::io::stdout()) {
+    } else if terminal::wants_colours() {
         print(&diff::render(&text))?;
     } else {
         // For `git apply`: exactly as it is.
@@ -165,7 +172,7 @@ pub(crate) async fn patch(client: &Client, task: &str, most: u64) -> Result<Stri
 /// `files`.
 pub(crate) async fn files(client: &Client, args: &FilesArgs, json: bool) -> Result<Exit, CliError> {
     let task = client.task_id(&args.task.id).await?;
-    let mut arguments = json!({ "task_id": task, "path": args.prefix });
+    let mut arguments = json!({ "task_id": task, "path": args.prefix, "limit": 1000 });
     let mut entries: Vec<Value> = Vec::new();
     loop {
         let page = client.call("get_task_files", arguments.clone()).await?;

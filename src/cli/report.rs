@@ -20,13 +20,6 @@ pub(crate) fn details(task: &TaskStatus, now_ms: i64) -> String {
     if !task.doing.is_empty() {
         field(&mut out, "doing", &one_line(&task.doing, 200));
     }
-    if !task.task_description.is_empty() {
-        field(
-            &mut out,
-            "asked for",
-            &one_line(&task.task_description, 400),
-        );
-    }
     if !task.agent_id.is_empty() {
         field(&mut out, "by", &one_line(&task.agent_id, 100));
     }

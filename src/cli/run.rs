@@ -59,21 +59,26 @@ async fn on_own_server(
     screen: Screen,
 ) -> Result<Exit, CliError> {
     let mut interrupts = Interrupts::listen()?;
-    screen.line(
-        &paint(DIM, "no server is running; starting one for this task")
-            .to_string(),
-    );
+    screen.line(&paint(DIM, "no server is running; starting one for this task").to_string());
     let own = tokio::select! {
-        own = OwnServer::start(&args.config, ModelChoice::Configured, &screen) => own?,
+        own = OwnServer::start(&args.config, ModelChoice::Configured(args.pass_env.clone()), &screen) => own?,
         () = interrupts.next() => return Err(CliError::Interrupted),
     };
     let result = async {
         let task: Accepted = own.client().decode(submit(own.client(), request).await?)?;
         screen.line(&paint(BOLD, format!("task {}", task.task_id)).to_string());
-        watch(own.client(), &task.task_id, screen, &mut interrupts, global.json).await
+        watch(
+            own.client(),
+            &task.task_id,
+            screen,
+            &mut interrupts,
+            global.json,
+        )
+        .await
     }
     .await;
-    own.stop(matches!(result, Err(CliError::Interrupted))).await?;
+    own.stop(matches!(result, Err(CliError::Interrupted)))
+        .await?;
     result
 }
 
@@ -128,7 +133,8 @@ pub(crate) async fn watch(
             text.push_str(&report::diff_heading());
             text.push_str(&diff::render(&patch));
             if patch.len() as u64 >= DIFF_SHOWN {
-                let more = format!("… the diff goes on; `chargehand diff {task}` prints the whole\n");
+                let more =
+                    format!("… the diff goes on; `chargehand diff {task}` prints the whole\n");
                 text.push_str(&paint(YELLOW, more).to_string());
             }
         }

@@ -49,7 +49,8 @@ echo \"$wrong wrong\"
 ";
 
 const MISTAKE: &str = "if [ $((year % 4)) -eq 0 ]; then";
-const MENDED: &str = "if [ $((year % 4)) -eq 0 ] && [ $((year % 100)) -ne 0 ] || [ $((year % 400)) -eq 0 ]; then";
+const MENDED: &str =
+    "if [ $((year % 4)) -eq 0 ] && [ $((year % 100)) -ne 0 ] || [ $((year % 400)) -eq 0 ]; then";
 
 const NOTE: &str = "\
 # Changes
@@ -75,16 +76,28 @@ pub(crate) fn create() -> Result<tempfile::TempDir, CliError> {
     let path = directory.path();
     git(path, &["init", "--quiet", "--initial-branch=main"])?;
     git(path, &["add", "."])?;
-    git(path, &["commit", "--quiet", "--message", "A leap year program and its test"])?;
+    git(
+        path,
+        &[
+            "commit",
+            "--quiet",
+            "--message",
+            "A leap year program and its test",
+        ],
+    )?;
     Ok(directory)
 }
 
 fn git(directory: &Path, args: &[&str]) -> Result<(), CliError> {
     let identity = [
-        "-c", "user.name=Chargehand demo",
-        "-c", "user.email=demo@chargehand.invalid",
-        "-c", "commit.gpgsign=false",
-        "-c", "core.hooksPath=/dev/null",
+        "-c",
+        "user.name=Chargehand demo",
+        "-c",
+        "user.email=demo@chargehand.invalid",
+        "-c",
+        "commit.gpgsign=false",
+        "-c",
+        "core.hooksPath=/dev/null",
     ];
     let output = Command::new("git")
         .args(identity)
@@ -92,7 +105,9 @@ fn git(directory: &Path, args: &[&str]) -> Result<(), CliError> {
         .current_dir(directory)
         .output()
         .map_err(|error| {
-            CliError::Server(format!("git cannot be run ({error}); install git, then try again"))
+            CliError::Server(format!(
+                "git cannot be run ({error}); install git, then try again"
+            ))
         })?;
     if output.status.success() {
         return Ok(());
@@ -108,7 +123,10 @@ fn git(directory: &Path, args: &[&str]) -> Result<(), CliError> {
 pub(crate) fn script() -> Scenario {
     let file = |name: &str| json!(format!("{{{{cwd}}}}/{name}"));
     let run = || {
-        call("bash", json!({ "command": "sh test.sh", "description": "Run the test" }))
+        call(
+            "bash",
+            json!({ "command": "sh test.sh", "description": "Run the test" }),
+        )
     };
     Scenario {
         name: "demo".to_owned(),
@@ -132,7 +150,10 @@ pub(crate) fn script() -> Scenario {
             turn("The test again.", vec![run()]),
             turn(
                 "It passes. I write down what was wrong.",
-                vec![call("write", json!({ "filePath": file("CHANGES.md"), "content": NOTE }))],
+                vec![call(
+                    "write",
+                    json!({ "filePath": file("CHANGES.md"), "content": NOTE }),
+                )],
             ),
             turn(
                 "Mended: leap.sh took every year divisible by 4 for a leap year. It now knows that full centuries are \

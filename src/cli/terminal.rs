@@ -136,6 +136,12 @@ pub(crate) fn print_raw(data: &[u8]) -> Result<(), CliError> {
     Ok(())
 }
 
+/// Whether standard output is read by a person: a terminal, or somebody who asked for colours.
+pub(crate) fn wants_colours() -> bool {
+    std::io::stdout().is_terminal()
+        || anstream::ColorChoice::global() == anstream::ColorChoice::Always
+}
+
 /// Writes a value as JSON to standard output.
 pub(crate) fn print_json<T: serde::Serialize>(value: &T) -> Result<(), CliError> {
     let text = serde_json::to_string_pretty(value)

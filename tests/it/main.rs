@@ -1,3 +1,7 @@
 //! Tests of the edge, with fakes and scripted servers; no engine needed.
 
+mod cli_args;
+mod cli_bridge;
+mod cli_exit;
+mod cli_support;
 mod scripted_model;
