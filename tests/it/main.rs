@@ -1,1 +1,3 @@
 //! Tests of the edge, with fakes and scripted servers; no engine needed.
+
+mod scripted_model;
