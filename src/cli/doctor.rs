@@ -3,6 +3,8 @@
 //! In: the machine, the configuration, the server if one runs. Out: one line a check (`ok`, `warn`, `fail`) with what
 //! was found and what to do; exit code 1 when something failed. Changes nothing, starts nothing that stays.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -15,6 +17,8 @@ use super::embedded::{provider_keys, settings};
 use super::error::{CliError, Exit};
 use super::table::{self, Cell};
 use super::terminal::{CYAN, bytes, one_line, paint, phase_style, print, print_json};
+use crate::adapters::opencode::PINNED;
+use crate::config::LocalEngineSettings;
 
 /// Below this, tasks may soon fail for want of space.
 const LOW_SPACE: u64 = 2 * 1024 * 1024 * 1024;
@@ -130,18 +134,21 @@ pub(crate) fn render(checks: &[Check]) -> String {
 async fn checks(global: &GlobalArgs, args: &ConfigArgs) -> Vec<Check> {
     let mut checks = Vec::new();
     let server = running_server(global).await;
-    match prerequisites(args) {
-        Ok(wanted) => {
-            checks.push(Check::ok("configuration", wanted.source.clone()));
-            checks.push(data_directory(&wanted.data_dir));
+    match settings(args, BTreeMap::new()) {
+        Ok(settings) => {
+            let engines = settings.engine_names().join(", ");
+            let default = &settings.engine.default;
+            let found = format!("valid; engines: {engines}; default: {default}");
+            checks.push(Check::ok("configuration", found));
+            checks.push(data_directory(&settings.data.dir));
             checks.push(git().await);
             checks.push(shell().await);
             checks.push(ripgrep().await);
-            if let Some(check) = opencode(&wanted).await {
-                checks.push(check);
+            if let Some(local) = &settings.engines.local {
+                checks.push(opencode(local, &settings.data.dir).await);
+                checks.push(model(local));
             }
-            checks.push(model(&wanted));
-            checks.push(port(&wanted, server.state == State::Ok));
+            checks.push(address(settings.server.bind, server.state == State::Ok));
         }
         Err(error) => checks.push(Check::bad(
             "configuration",
@@ -240,22 +247,23 @@ async fn ripgrep() -> Check {
     }
 }
 
-/// The worker's program; nothing to check when only a remote engine is used.
-async fn opencode(wanted: &Prerequisites) -> Option<Check> {
+/// The worker's program: the configured one, one in PATH, or the one installed before.
+async fn opencode(local: &LocalEngineSettings, data: &Path) -> Check {
     const NAME: &str = "opencode";
-    if !wanted.local_engine {
-        return None;
-    }
-    let Some(program) = &wanted.opencode else {
-        let npm = version_of(Path::new("npm"), &["--version"]).await;
-        return Some(match npm {
-            Ok(version) => Check::bad(
+    let installed = data
+        .join(format!("opencode-{PINNED}"))
+        .join("node_modules/.bin/opencode");
+    let program = local
+        .opencode
+        .clone()
+        .or_else(|| in_path("opencode"))
+        .or_else(|| installed.is_file().then_some(installed));
+    let Some(program) = program else {
+        return match version_of(Path::new("npm"), &["--version"]).await {
+            Ok(npm) => Check::bad(
                 NAME,
                 State::Warn,
-                format!(
-                    "not installed; npm {version} will install OpenCode {} at the first start",
-                    wanted.opencode_pinned
-                ),
+                format!("not installed; npm {npm} will install OpenCode {PINNED} at the first start"),
                 "nothing to do; or install OpenCode yourself",
             ),
             Err(_) => Check::bad(
@@ -263,21 +271,20 @@ async fn opencode(wanted: &Prerequisites) -> Option<Check> {
                 State::Fail,
                 "neither opencode nor npm is in PATH",
                 format!(
-                    "install Node.js with npm (Chargehand then installs OpenCode {} by itself), or install OpenCode",
-                    wanted.opencode_pinned
+                    "install Node.js with npm (Chargehand then installs OpenCode {PINNED} by itself), or install OpenCode"
                 ),
             ),
-        });
+        };
     };
-    Some(match version_of(program, &["--version"]).await {
-        Ok(version) => judge_version(&version, program),
+    match version_of(&program, &["--version"]).await {
+        Ok(version) => judge_version(&version, &program),
         Err(error) => Check::bad(
             NAME,
             State::Fail,
             error,
-            "reinstall OpenCode, or name a working one in the configuration",
+            "reinstall OpenCode, or name a working one in engines.local.opencode",
         ),
-    })
+    }
 }
 
 fn judge_version(version: &str, program: &Path) -> Check {
@@ -301,42 +308,41 @@ fn judge_version(version: &str, program: &Path) -> Check {
     }
 }
 
-fn model(wanted: &Prerequisites) -> Check {
+fn model(local: &LocalEngineSettings) -> Check {
     const NAME: &str = "model";
-    if let Some(model) = &wanted.model {
-        return Check::ok(NAME, model.clone());
+    let handed: Vec<&str> = local.env.keys().map(String::as_str).collect();
+    if let Some(model) = &local.model {
+        let keys = if handed.is_empty() {
+            String::new()
+        } else {
+            format!("; the worker gets {}", handed.join(", "))
+        };
+        return Check::ok(NAME, format!("{model}{keys}"));
     }
-    match provider_keys().as_slice() {
-        [] => Check::bad(
-            NAME,
-            State::Warn,
-            "no model is configured and no provider key is in the environment",
-            "set a model and its key in the configuration; `chargehand demo` needs neither",
-        ),
-        keys => Check::bad(
-            NAME,
-            State::Warn,
-            format!(
-                "no model is configured; {} is in the environment",
-                keys.join(", ")
-            ),
-            "name the keys that the worker may have in the configuration; it inherits none by itself",
-        ),
+    if !handed.is_empty() {
+        return Check::ok(NAME, format!("OpenCode's choice; the worker gets {}", handed.join(", ")));
     }
+    let found = match provider_keys().as_slice() {
+        [] => "no model is configured and no provider key is in the environment".to_owned(),
+        keys => format!(
+            "no model is configured; {} is in the environment, but the worker inherits nothing by itself",
+            keys.join(", ")
+        ),
+    };
+    let mend = "set engines.local.model and the key in engines.local.env (or `run --pass-env NAME`); `chargehand demo` \
+                needs neither";
+    Check::bad(NAME, State::Warn, found, mend)
 }
 
-fn port(wanted: &Prerequisites, running: bool) -> Check {
+fn address(listen: SocketAddr, running: bool) -> Check {
     const NAME: &str = "address";
-    match std::net::TcpListener::bind(wanted.listen) {
-        Ok(_) => Check::ok(NAME, format!("{} is free", wanted.listen)),
-        Err(_) if running => Check::ok(
-            NAME,
-            format!("{} is used by the running server", wanted.listen),
-        ),
+    match std::net::TcpListener::bind(listen) {
+        Ok(_) => Check::ok(NAME, format!("{listen} is free")),
+        Err(_) if running => Check::ok(NAME, format!("{listen} is used by the running server")),
         Err(error) => Check::bad(
             NAME,
             State::Fail,
-            format!("{} cannot be listened on: {error}", wanted.listen),
+            format!("{listen} cannot be listened on: {error}"),
             "end what uses it, or choose another with `chargehand serve --listen`",
         ),
     }
@@ -401,7 +407,7 @@ async fn version_of(program: &Path, args: &[&str]) -> Result<String, String> {
 }
 
 /// Where a program is found in PATH.
-pub(crate) fn in_path(program: &str) -> Option<PathBuf> {
+fn in_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path)
         .map(|directory| directory.join(program))

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chargehand_actors::ports::StopHow;
@@ -16,8 +17,9 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use super::args::ConfigArgs;
+use super::assembly::World;
 use super::client::Client;
-use super::error::CliError;
+use super::error::{CliError, chain};
 use super::leftovers;
 use super::logging;
 use super::rpc::{Endpoint, Token};
@@ -88,7 +90,7 @@ pub(crate) struct OwnServer {
     directory: PathBuf,
     scripted: Option<ScriptedModel>,
     shutdown: CancellationToken,
-    server: JoinHandle<Result<(), String>>,
+    server: JoinHandle<Result<(), CliError>>,
     // Unlocks the private directory when it goes.
     _in_use: File,
 }
@@ -135,13 +137,9 @@ impl OwnServer {
         let client = Endpoint::new(base, Some(Token(token)))
             .map(Client::at)
             .map_err(|error| CliError::Server(error.to_string()))?;
+        let world = World::open(&settings, Arc::new(|_: &str| {})).await?;
         let shutdown = CancellationToken::new();
-        let stop = shutdown.clone();
-        let server = tokio::spawn(async move {
-            crate::run(settings, listener, stop)
-                .await
-                .map_err(|error| error.to_string())
-        });
+        let server = tokio::spawn(serve_until(settings, world, listener, shutdown.clone()));
         let mut own = Self {
             client,
             directory,
@@ -186,7 +184,7 @@ impl OwnServer {
     async fn why_it_ended(&mut self) -> CliError {
         let why = match (&mut self.server).await {
             Ok(Ok(())) => "it ended by itself".to_owned(),
-            Ok(Err(error)) => error,
+            Ok(Err(error)) => error.report(),
             Err(error) => error.to_string(),
         };
         CliError::Server(format!(
@@ -210,6 +208,24 @@ impl OwnServer {
         }
         Ok(())
     }
+}
+
+/// Runs a server until `shutdown`, then closes its journal.
+pub(crate) async fn serve_until(
+    settings: Settings,
+    world: World,
+    listener: tokio::net::TcpListener,
+    shutdown: CancellationToken,
+) -> Result<(), CliError> {
+    let ended = crate::run(
+        settings,
+        world.adapters.clone(),
+        listener,
+        shutdown.cancelled_owned(),
+    )
+    .await;
+    world.close().await;
+    ended.map_err(|error| CliError::Server(chain(&error)))
 }
 
 /// Hands the model's configuration to the local engine.

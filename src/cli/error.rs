@@ -148,19 +148,23 @@ impl CliError {
 
     /// The message and its causes, one after the other, for standard error.
     pub fn report(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(inner) = cause {
-            let more = inner.to_string();
-            // Some errors already carry their cause in their own message.
-            if !text.contains(&more) {
-                text.push_str(": ");
-                text.push_str(&more);
-            }
-            cause = inner.source();
-        }
-        text
+        chain(self)
     }
+}
+
+/// An error and its causes in one line. Some errors already carry their cause in their own message.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let more = inner.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = inner.source();
+    }
+    text
 }
 
 /// Text of an error body that may be JSON (`{"error": …}`) or anything else, for a person.

@@ -6,12 +6,14 @@
 //! - `args` declares the commands, `entry` runs them, `error` turns failures into messages and exit codes.
 //! - `client` and `rpc` talk to a server, `answers` is what it says, `bridge` passes MCP on for clients that want stdio.
 //! - `read` and `control` are the commands that only talk to a server; `serve` is the server in the foreground.
+//! - `assembly` puts the adapters of a server together.
 //! - `embedded` is a server of our own for one command; `run` and `demo` use it; `leftovers` proves that it is gone.
 //! - `follow` watches a task; `progress`, `report`, `diff`, `tree`, `table` draw what is seen; `terminal` prints it.
 //! - `doctor` checks the prerequisites.
 
 mod answers;
 mod args;
+mod assembly;
 mod bridge;
 mod client;
 mod control;

@@ -5,7 +5,6 @@
 use std::time::Duration;
 
 use base64::Engine as _;
-use chargehand_actors::id::WallTime;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -254,18 +253,18 @@ pub(crate) async fn tree(client: &Client, json: bool) -> Result<Exit, CliError> 
     if json {
         print_json(&answer)?;
     } else {
-        let now = WallTime(Timestamp::now().as_millisecond());
-        print(&tree::render(&client.decode(answer)?, now))?;
+        print(&tree::render(&client.decode(answer)?))?;
     }
     Ok(Exit::Ok)
 }
 
 /// `health`: exit code 0 only when the server takes tasks.
 pub(crate) async fn health(client: &Client, json: bool) -> Result<Exit, CliError> {
-    let answer = client.probe().await?;
-    let exit = match answer["status"].as_str() {
-        Some("down" | "unhealthy") => Exit::Failed,
-        _ => Exit::Ok,
+    let answer = client.call("health", json!({})).await?;
+    let exit = if answer["metrics"]["can_accept_task"] == true {
+        Exit::Ok
+    } else {
+        Exit::Failed
     };
     if json {
         print_json(&answer)?;

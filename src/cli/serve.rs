@@ -6,11 +6,13 @@
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
 use super::args::{LogFormat, ServeArgs};
-use super::embedded::settings;
+use super::assembly::World;
+use super::embedded::{serve_until, settings};
 use super::error::{CliError, Exit};
 use super::follow::Interrupts;
 use super::logging;
@@ -37,8 +39,15 @@ pub(crate) async fn serve(args: &ServeArgs) -> Result<Exit, CliError> {
         ))
     })?;
     let address = listener.local_addr()?;
+    let progress = Arc::new(|text: &str| tracing::info!("{text}"));
+    let world = World::open(&settings, progress).await?;
     let shutdown = CancellationToken::new();
-    let mut server = tokio::spawn(crate::run(settings.clone(), listener, shutdown.clone()));
+    let mut server = tokio::spawn(serve_until(
+        settings.clone(),
+        world,
+        listener,
+        shutdown.clone(),
+    ));
     introduce(address, &settings);
     let ended = tokio::select! {
         ended = &mut server => ended,
@@ -52,8 +61,7 @@ pub(crate) async fn serve(args: &ServeArgs) -> Result<Exit, CliError> {
         }
     };
     match ended {
-        Ok(Ok(())) => Ok(Exit::Ok),
-        Ok(Err(error)) => Err(CliError::Server(error.to_string())),
+        Ok(ended) => ended.map(|()| Exit::Ok),
         Err(error) => Err(CliError::Server(format!("the server ended badly: {error}"))),
     }
 }

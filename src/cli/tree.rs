@@ -2,49 +2,67 @@
 //!
 //! In: the board of the running server. Out: a table, one actor a line, children below their supervisor.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use chargehand_actors::board::{ActorKind, ActorView, BoardSnapshot};
 use chargehand_actors::id::WallTime;
+use serde::Deserialize;
 
 use super::terminal::{BOLD, DIM, RED, YELLOW, clean, duration, one_line, paint, phase_style};
 
-/// The whole tree as of `now`.
-pub(crate) fn render(board: &BoardSnapshot, now: WallTime) -> String {
-    let mut children: BTreeMap<Option<u64>, Vec<&ActorView>> = BTreeMap::new();
-    let known: std::collections::BTreeSet<u64> = board.actors.iter().map(|a| a.id).collect();
-    for actor in &board.actors {
-        // A supervisor that is gone must not hide its children.
-        let parent = actor.parent.filter(|parent| known.contains(parent));
-        children.entry(parent).or_default().push(actor);
-    }
+/// `/debug/tree`.
+#[derive(Debug, Deserialize)]
+pub(crate) struct ActorTree {
+    /// The server's clock when it was read.
+    now: WallTime,
+    tree: Vec<Actor>,
+}
+
+/// A live actor and those that it supervises.
+#[derive(Debug, Deserialize)]
+struct Actor {
+    kind: String,
+    #[serde(default)]
+    label: String,
+    phase: String,
+    since: WallTime,
+    #[serde(default)]
+    restarts: u64,
+    last_restart: Option<String>,
+    #[serde(default)]
+    waiting: u64,
+    #[serde(default)]
+    jobs: Vec<Job>,
+    #[serde(default)]
+    children: Vec<Self>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Job {
+    name: String,
+    since: WallTime,
+}
+
+/// The whole tree.
+pub(crate) fn render(tree: &ActorTree) -> String {
     let mut lines = Vec::new();
-    for root in children.get(&None).into_iter().flatten() {
-        collect(root, "", "", &children, &mut lines);
+    for root in &tree.tree {
+        collect(root, "", "", &mut lines);
     }
-    draw(&lines, now)
+    draw(&lines, tree.now)
 }
 
 struct Line<'a> {
     branch: String,
-    actor: &'a ActorView,
+    actor: &'a Actor,
 }
 
-fn collect<'a>(
-    actor: &'a ActorView,
-    own: &str,
-    below: &str,
-    children: &BTreeMap<Option<u64>, Vec<&'a ActorView>>,
-    lines: &mut Vec<Line<'a>>,
-) {
+fn collect<'a>(actor: &'a Actor, own: &str, below: &str, lines: &mut Vec<Line<'a>>) {
     lines.push(Line {
         branch: own.to_owned(),
         actor,
     });
-    let under = children.get(&Some(actor.id)).map_or(&[][..], Vec::as_slice);
-    for (index, child) in under.iter().enumerate() {
-        let last = index + 1 == under.len();
+    for (index, child) in actor.children.iter().enumerate() {
+        let last = index + 1 == actor.children.len();
         let (own, more) = if last {
             ("└─ ", "   ")
         } else {
@@ -54,7 +72,6 @@ fn collect<'a>(
             child,
             &format!("{below}{own}"),
             &format!("{below}{more}"),
-            children,
             lines,
         );
     }
@@ -94,7 +111,7 @@ fn draw(lines: &[Line<'_>], now: WallTime) -> String {
             paint(phase_style(&actor.phase), &phase),
             "",
             duration(now.ms_since(actor.since)),
-            count(u64::from(actor.restarts), 8, 1),
+            count(actor.restarts, 8, 1),
             count(actor.waiting, 7, 50),
             jobs(actor, now),
         );
@@ -110,32 +127,13 @@ fn draw(lines: &[Line<'_>], now: WallTime) -> String {
     out
 }
 
-fn name(actor: &ActorView) -> String {
-    let kind = kind(actor.kind);
+fn name(actor: &Actor) -> String {
+    let kind = one_line(&actor.kind, 20).replace('_', "-");
     let label = one_line(&actor.label, 40);
     if label.is_empty() || label == kind {
-        kind.to_owned()
+        kind
     } else {
         format!("{kind} {label}")
-    }
-}
-
-const fn kind(kind: ActorKind) -> &'static str {
-    match kind {
-        ActorKind::Root => "root",
-        ActorKind::Reaper => "reaper",
-        ActorKind::Journal => "journal",
-        ActorKind::Admission => "admission",
-        ActorKind::Registry => "registry",
-        ActorKind::Engines => "engines",
-        ActorKind::Engine => "engine",
-        ActorKind::WorkspaceSync => "workspace-sync",
-        ActorKind::TaskMemory => "memory",
-        ActorKind::Rooms => "rooms",
-        ActorKind::Room => "room",
-        ActorKind::Notifier => "notifier",
-        ActorKind::Tasks => "tasks",
-        ActorKind::Task => "task",
     }
 }
 
@@ -149,11 +147,11 @@ fn count(n: u64, width: usize, notable: u64) -> String {
     }
 }
 
-fn jobs(actor: &ActorView, now: WallTime) -> String {
+fn jobs(actor: &Actor, now: WallTime) -> String {
     let jobs: Vec<String> = actor
         .jobs
         .iter()
-        .map(|(name, since)| format!("{} {}", one_line(name, 30), duration(now.ms_since(*since))))
+        .map(|job| format!("{} {}", one_line(&job.name, 30), duration(now.ms_since(job.since))))
         .collect();
     jobs.join(", ")
 }
