@@ -1,5 +1,9 @@
 //! Tests of the edge, with fakes and scripted servers; no engine needed.
 
+mod cli_args;
+mod cli_bridge;
+mod cli_exit;
+mod cli_support;
 mod journal;
 mod outward;
 mod scripted_model;
