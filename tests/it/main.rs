@@ -1,1 +1,2 @@
 //! Tests of the edge, with fakes and scripted servers; no engine needed.
+mod workdir;
