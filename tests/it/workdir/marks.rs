@@ -65,7 +65,7 @@ fn expected(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
     #[test]
     fn marks_are_what_was_done(before in things(), after in things(), third in things()) {
         let runtime = tokio::runtime::Builder::new_multi_thread()
