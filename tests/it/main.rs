@@ -8,3 +8,4 @@ mod journal;
 mod outward;
 mod scripted_model;
 mod system;
+mod workdir;
