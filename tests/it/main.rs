@@ -1,1 +1,6 @@
 //! Tests of the edge, with fakes and scripted servers; no engine needed.
+
+mod journal;
+mod outward;
+mod scripted_model;
+mod system;

@@ -1,1 +1,7 @@
 //! Memory, rooms and notices: what is there when nothing is configured.
+//!
+//! In: nothing; the tree starts no actor for a port that is not enabled. Out: refusals that say so.
+
+mod none;
+
+pub use none::{NoMemory, NoNotices, NoRooms};
