@@ -3,5 +3,7 @@
 mod cli_args;
 mod cli_bridge;
 mod cli_exit;
+mod cli_render;
+mod cli_run;
 mod cli_support;
 mod scripted_model;
