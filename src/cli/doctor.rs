@@ -263,7 +263,9 @@ async fn opencode(local: &LocalEngineSettings, data: &Path) -> Check {
             Ok(npm) => Check::bad(
                 NAME,
                 State::Warn,
-                format!("not installed; npm {npm} will install OpenCode {PINNED} at the first start"),
+                format!(
+                    "not installed; npm {npm} will install OpenCode {PINNED} at the first start"
+                ),
                 "nothing to do; or install OpenCode yourself",
             ),
             Err(_) => Check::bad(
@@ -320,7 +322,10 @@ fn model(local: &LocalEngineSettings) -> Check {
         return Check::ok(NAME, format!("{model}{keys}"));
     }
     if !handed.is_empty() {
-        return Check::ok(NAME, format!("OpenCode's choice; the worker gets {}", handed.join(", ")));
+        return Check::ok(
+            NAME,
+            format!("OpenCode's choice; the worker gets {}", handed.join(", ")),
+        );
     }
     let found = match provider_keys().as_slice() {
         [] => "no model is configured and no provider key is in the environment".to_owned(),

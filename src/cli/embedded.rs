@@ -123,7 +123,11 @@ impl OwnServer {
         settings.server.bind = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         settings.engine.on_stop = StopHow::EndWorkers;
         // Other users of this machine reach the port too.
-        let token = format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
+        let token = format!(
+            "{}{}",
+            uuid::Uuid::new_v4().simple(),
+            uuid::Uuid::new_v4().simple()
+        );
         settings.auth.tokens = vec![TokenSettings {
             name: "cli".to_owned(),
             token: Secret::new(token.clone()),
@@ -198,7 +202,9 @@ impl OwnServer {
         self.shutdown.cancel();
         let patience = if at_once { STOP_AT_ONCE } else { STOP_WITHIN };
         if !self.server.is_finished()
-            && tokio::time::timeout(patience, &mut self.server).await.is_err()
+            && tokio::time::timeout(patience, &mut self.server)
+                .await
+                .is_err()
         {
             self.server.abort();
             end_leftovers(&self.directory);
@@ -340,7 +346,10 @@ mod tests {
         }
         let (new, _lock) = private_directory(data.path()).unwrap();
         assert!(new.is_dir());
-        assert!(!made[0].exists() && !made[2].exists(), "the oldest are gone");
+        assert!(
+            !made[0].exists() && !made[2].exists(),
+            "the oldest are gone"
+        );
         assert!(made[1].exists(), "in use");
         assert!(made[3].exists(), "among the newest");
         drop(in_use);

@@ -14,7 +14,12 @@ use crate::config::LogFormat;
 
 /// Logs to standard error.
 pub(crate) fn to_stderr(format: LogFormat, level: &str) -> Result<(), CliError> {
-    init(format, level, std::io::stderr, std::io::stderr().is_terminal())
+    init(
+        format,
+        level,
+        std::io::stderr,
+        std::io::stderr().is_terminal(),
+    )
 }
 
 /// Logs to a file, which is made for its owner only.

@@ -96,11 +96,24 @@ fn introduce(address: SocketAddr, settings: &Settings) {
         settings.engine_names().join(", ")
     ));
     for (what, command) in [
-        ("connect Claude Code", format!("claude mcp add --transport http chargehand {url}/mcp")),
-        ("try a task", format!("chargehand run{server} \"TASK\" --dir .")),
+        (
+            "connect Claude Code",
+            format!("claude mcp add --transport http chargehand {url}/mcp"),
+        ),
+        (
+            "try a task",
+            format!("chargehand run{server} \"TASK\" --dir ."),
+        ),
         ("look inside", format!("chargehand{server} tree")),
     ] {
-        say(&format!("  {} {command}", paint(DIM, format!("{what:<20}"))));
+        say(&format!(
+            "  {} {command}",
+            paint(DIM, format!("{what:<20}"))
+        ));
     }
-    say(&paint(DIM, "  Ctrl-C stops; tasks that run are found again at the next start").to_string());
+    say(&paint(
+        DIM,
+        "  Ctrl-C stops; tasks that run are found again at the next start",
+    )
+    .to_string());
 }

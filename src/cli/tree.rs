@@ -151,7 +151,13 @@ fn jobs(actor: &Actor, now: WallTime) -> String {
     let jobs: Vec<String> = actor
         .jobs
         .iter()
-        .map(|job| format!("{} {}", one_line(&job.name, 30), duration(now.ms_since(job.since))))
+        .map(|job| {
+            format!(
+                "{} {}",
+                one_line(&job.name, 30),
+                duration(now.ms_since(job.since))
+            )
+        })
         .collect();
     jobs.join(", ")
 }

@@ -3,6 +3,8 @@
 mod cli_args;
 mod cli_bridge;
 mod cli_exit;
+mod cli_render;
+mod cli_run;
 mod cli_support;
 mod journal;
 mod outward;
