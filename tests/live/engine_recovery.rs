@@ -1,5 +1,7 @@
 //! What is killed, taken over, left behind: the engine `local` under failure.
 
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};

@@ -1,5 +1,7 @@
 //! Ordinary work through the engine `local`: answers, files, turns, requests, removal.
 
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
 use chargehand_actors::command::Answer;
 use chargehand_actors::event::RequestKind;
 use chargehand_actors::ports::{
@@ -255,7 +257,7 @@ async fn errors_of_the_model_are_told() {
         .open(live.opening(live.attempt(), &workdir))
         .await
         .unwrap();
-    let sent = live.prompt(&session, 1, json!([{"error": {"status": 401}}]));
+    let sent = live.prompt(&session, 1, json!([{"error": {"status": 401, "body": {"error": {"message": "bad key", "type": "invalid_request_error"}}}}]));
     watched.engine.prompt(sent.clone()).await.unwrap();
     let report = watched.answered(&sent).await;
     match &report.last {
