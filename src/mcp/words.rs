@@ -370,7 +370,7 @@ fn observation(event: &Event) -> String {
             "The model provider makes the worker wait (try {attempt}): {}",
             cut(message, 300)
         ),
-        Event::ActivityChanged { doing } => cut(doing, 500),
+        Event::ActivityChanged { doing } => format!("The worker {}.", cut(doing, 300)),
         Event::Remark { message } => cut(message, 500),
         other => unexpected(other),
     }

@@ -124,8 +124,9 @@ fn a_directory_in_use_names_its_holder() {
 fn the_lock_of_another_process_holds_until_that_is_killed() {
     let folder = tempfile::tempdir().unwrap();
     drop(DataDir::lock(folder.path()).unwrap());
-    // flock(1) is another program on the same kernel lock; it says when it has it.
+    // flock(1) is another program on the same kernel lock; the shell that it becomes says when it has it.
     let mut other = Command::new("flock")
+        .arg("--no-fork")
         .arg(folder.path().join("lock"))
         .args(["sh", "-c", "echo $$ > \"$0\"; echo held; exec sleep 60"])
         .arg(folder.path().join("lock"))
@@ -137,16 +138,12 @@ fn the_lock_of_another_process_holds_until_that_is_killed() {
     BufReader::new(out).read_line(&mut line).unwrap();
     assert_eq!(line, "held\n");
     let refused = DataDir::lock(folder.path());
-    let pid = fs::read_to_string(folder.path().join("lock")).unwrap();
-    let pid: i32 = pid.trim().parse().unwrap();
+    other.kill().unwrap();
+    other.wait().unwrap();
     let Err(DataDirError::InUse { holder, .. }) = refused else {
         panic!("{refused:?}");
     };
-    assert_eq!(holder, format!("process {pid}"));
-    let sleeper = rustix::process::Pid::from_raw(pid).unwrap();
-    rustix::process::kill_process(sleeper, rustix::process::Signal::KILL).unwrap();
-    other.kill().unwrap_or_default();
-    other.wait().unwrap();
+    assert_eq!(holder, format!("process {}", other.id()));
     DataDir::lock(folder.path()).unwrap();
 }
 

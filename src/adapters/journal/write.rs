@@ -44,7 +44,7 @@ pub(super) enum Fault {
 pub(super) struct Writer {
     path: PathBuf,
     reserve: Reserve,
-    /// Absent after a failed write: a connection whose transaction failed is not trusted again.
+    /// A connection whose transaction failed is not trusted again: it is replaced, and absent when that failed too.
     connection: Arc<Mutex<Option<Connection>>>,
 }
 
@@ -92,13 +92,22 @@ impl Writer {
     async fn attempt(&self, held: &mut Held, write: &Write) -> Result<(), Fault> {
         let connection = self.ready(held).await?;
         let done = apply(connection, write).await;
-        if done.is_err()
-            && let Some(broken) = held.take()
+        if done.is_err() {
+            self.renew(held).await;
+        }
+        done
+    }
+
+    /// Replaces the connection at once, because readers need a writer that keeps the side files alive.
+    async fn renew(&self, held: &mut Held) {
+        if let Some(broken) = held.take()
             && let Err(error) = broken.close().await
         {
             tracing::debug!(%error, "the connection of a failed write did not close cleanly");
         }
-        done
+        if let Err(error) = self.ready(held).await {
+            tracing::warn!(%error, "the journal cannot be opened again after a failed write");
+        }
     }
 
     /// Waits until no write is under way, and holds the next ones back.
@@ -106,7 +115,7 @@ impl Writer {
         Arc::clone(&self.connection).lock_owned().await
     }
 
-    /// The connection, made again when the last write failed.
+    /// The connection, made again when there is none.
     pub(super) async fn ready<'h>(
         &self,
         held: &'h mut Held,

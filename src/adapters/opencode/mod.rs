@@ -1,1 +1,32 @@
 //! OpenCode: one driver for all engines, and the engines `local` and `remote`.
+//!
+//! `local` and `remote` make a server reachable and know whose process it is; `driver` (with `ending` and `watching`) drives
+//! sessions on it; `client`, `stream` and `wire` speak its protocol; `report` and `translate` are pure and say what was read.
+//! `guard` is a small process of its own between Chargehand and a local worker.
+
+mod client;
+mod config_content;
+mod driver;
+mod ending;
+mod gate;
+mod guard;
+mod install;
+mod local;
+mod orphans;
+mod process;
+mod record;
+mod remote;
+mod report;
+mod settings;
+mod stream;
+mod translate;
+mod version;
+mod watching;
+mod wire;
+
+pub use guard::guard_main;
+pub use install::{InstallProgress, find_or_install};
+pub use local::{GuardSettings, LocalEngine, LocalSettings, end_leftovers};
+pub use remote::{PathMapping, RemoteEngine, RemoteSettings};
+pub use settings::{OpencodeSettings, PermissionRule, ProviderKey, Secret};
+pub use version::PINNED;

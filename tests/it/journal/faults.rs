@@ -204,12 +204,11 @@ async fn on_a_full_disk_the_reserve_takes_the_last_events_and_comes_back_with_sp
     let path = disk.0.path().join("journal.db");
     let reserve = disk.0.path().join("journal.db.reserve");
     let mut desk = Desk::new().await;
-    desk.journal = SqliteJournal::open(JournalSettings {
-        path: path.clone(),
+    let small = JournalSettings {
+        path,
         reserve_bytes: 512 * 1024,
-    })
-    .await
-    .unwrap();
+    };
+    desk.journal = SqliteJournal::open(small.clone()).await.unwrap();
     let mut row = view(task_id(1), Phase::Queued, 1);
     desk.accept(&mut row).await;
     assert!(exists(&reserve));
@@ -252,5 +251,14 @@ async fn on_a_full_disk_the_reserve_takes_the_last_events_and_comes_back_with_sp
     );
     desk.journal.check().await.unwrap();
     assert!(exists(&reserve));
+
+    // A start on a full disk, too.
+    desk.journal.close().await;
+    disk.fill(0);
+    desk.journal = SqliteJournal::open(small).await.unwrap();
+    assert!(!exists(&reserve));
+    row.phase = Phase::Cancelled;
+    desk.append(vec![remark("the last words")], Some(&mut row))
+        .await;
     desk.journal.close().await;
 }

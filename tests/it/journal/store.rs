@@ -83,6 +83,25 @@ async fn a_repeated_batch_changes_nothing_and_its_company_is_still_written() {
 }
 
 #[tokio::test]
+async fn a_repeat_is_known_however_large_the_append_was() {
+    let mut desk = Desk::new().await;
+    let mut row = view(task_id(1), Phase::Queued, 100);
+    desk.accept(&mut row).await;
+    for _ in 0..2 {
+        let many: Vec<_> = (0..1_500)
+            .map(|_| desk.batch(vec![remark("x")], Some(&mut row)))
+            .collect();
+        desk.journal.append(many.clone()).await.unwrap();
+        desk.journal.append(many).await.unwrap();
+    }
+    let kept: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM batches")
+        .fetch_one(&mut desk.raw().await)
+        .await
+        .unwrap();
+    assert_eq!(kept, 1_500);
+}
+
+#[tokio::test]
 async fn a_number_that_is_not_the_next_is_refused_with_everything_beside_it() {
     let mut desk = Desk::new().await;
     let mut row = view(task_id(1), Phase::Queued, 100);

@@ -1,0 +1,377 @@
+//! The REST client of one OpenCode server.
+//!
+//! In: typed calls of the driver. Out: typed answers, or an [`EngineError`] that says what the failure means. Every call has
+//! a time limit, every body a size limit, and an answer that is not JSON is never taken for one: OpenCode answers unknown
+//! paths with a web page and status 200. The password is in no error, log or `Debug`.
+
+use std::fmt;
+use std::time::Duration;
+
+use chargehand_actors::ports::EngineError;
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use url::Url;
+
+use super::wire::Health;
+
+/// Time limit of an ordinary call. A server that starts several directories at once was seen to take 9 s for its health.
+pub(super) const CALL_LIMIT: Duration = Duration::from_secs(20);
+
+/// Largest body that is read.
+const BODY_LIMIT: usize = 64 * 1024 * 1024;
+
+/// User and password of a server.
+#[derive(Clone)]
+pub(super) struct Credentials {
+    pub(super) username: String,
+    pub(super) password: String,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials")
+            .field("username", &self.username)
+            .field("password", &"[redacted]")
+            .finish()
+    }
+}
+
+/// Talks to one server.
+#[derive(Clone)]
+pub(super) struct Client {
+    base: Url,
+    credentials: Option<Credentials>,
+    http: reqwest::Client,
+    /// Opens a new connection for each request: one that was opened while the server bound its port is never answered.
+    fresh: reqwest::Client,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("address", &self.address())
+            .field("credentials", &self.credentials)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What an answer without success says, before it is known what was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Rejection {
+    pub(super) status: u16,
+    pub(super) message: String,
+}
+
+/// An answer: the JSON, or why there is none although the server answered.
+pub(super) enum Reply<T> {
+    /// As asked.
+    Json(T),
+    /// No such thing.
+    Missing,
+    /// The route does not exist in this version: a web page came back.
+    NoRoute,
+}
+
+impl Client {
+    /// A client for `base` (scheme, host, port, perhaps a path in front of OpenCode's routes).
+    pub(super) fn new(base: Url, credentials: Option<Credentials>) -> Result<Self, EngineError> {
+        let build = |pooled: bool| {
+            let mut builder = reqwest::Client::builder()
+                .connect_timeout(Duration::from_secs(5))
+                .tcp_nodelay(true);
+            if base.host_str().is_some_and(is_loopback) {
+                builder = builder.no_proxy();
+            }
+            if !pooled {
+                builder = builder.pool_max_idle_per_host(0);
+            }
+            builder.build().map_err(|error| {
+                EngineError::Unusable(format!("the HTTP client cannot be built: {error}"))
+            })
+        };
+        Ok(Self {
+            http: build(true)?,
+            fresh: build(false)?,
+            base,
+            credentials,
+        })
+    }
+
+    /// Scheme, host and port, for people.
+    pub(super) fn address(&self) -> String {
+        self.base.origin().ascii_serialization()
+    }
+
+    /// `GET /global/health` on a connection of its own.
+    pub(super) async fn health(&self, limit: Duration) -> Result<Health, EngineError> {
+        let request = self.request(&self.fresh, Method::GET, "/global/health", &[])?;
+        let response = send(request.timeout(limit)).await?;
+        match self.decode(response).await? {
+            Reply::Json(health) => Ok(health),
+            Reply::Missing | Reply::NoRoute => Err(EngineError::Unusable(format!(
+                "{} is not an OpenCode server of version 1.3 or newer: it has no /global/health; check the URL, or install \
+                 opencode-ai 1.18.33",
+                self.address()
+            ))),
+        }
+    }
+
+    /// `GET` of JSON.
+    pub(super) async fn get<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> Result<Reply<T>, EngineError> {
+        let request = self.request(&self.http, Method::GET, path, query)?;
+        let response = send(request.timeout(CALL_LIMIT)).await?;
+        self.decode(response).await
+    }
+
+    /// A call that changes something, with a JSON body.
+    pub(super) async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, &str)],
+        body: &Value,
+    ) -> Result<Reply<T>, EngineError> {
+        let request = self.request(&self.http, method, path, query)?.json(body);
+        let response = send(request.timeout(CALL_LIMIT)).await?;
+        self.decode(response).await
+    }
+
+    /// A call whose answer has no body worth reading. `false` = no such thing.
+    pub(super) async fn act(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, &str)],
+        body: &Value,
+    ) -> Result<bool, EngineError> {
+        let request = self.request(&self.http, method, path, query)?.json(body);
+        let response = send(request.timeout(CALL_LIMIT)).await?;
+        if response.status() == StatusCode::NOT_FOUND {
+            return Ok(false);
+        }
+        let web_page = is_web_page(&response);
+        let response = self.check(response).await?;
+        if web_page {
+            return Err(EngineError::Fault(format!(
+                "{path} does not exist in this version of OpenCode"
+            )));
+        }
+        drop(response);
+        Ok(true)
+    }
+
+    /// Opens `GET /global/event`; the caller reads the body.
+    pub(super) async fn events(&self) -> Result<Response, EngineError> {
+        let request = self
+            .request(&self.fresh, Method::GET, "/global/event", &[])?
+            .header(http::header::ACCEPT, "text/event-stream");
+        let response = tokio::time::timeout(CALL_LIMIT, request.send())
+            .await
+            .map_err(|_| {
+                EngineError::Unreachable("the event stream did not open in time".to_owned())
+            })?
+            .map_err(|error| unreachable(&error))?;
+        let response = self.check(response).await?;
+        if content_type(&response).starts_with("text/event-stream") {
+            Ok(response)
+        } else {
+            Err(EngineError::Fault(format!(
+                "the event stream is {}, not text/event-stream",
+                content_type(&response)
+            )))
+        }
+    }
+
+    fn request(
+        &self,
+        http: &reqwest::Client,
+        method: Method,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> Result<RequestBuilder, EngineError> {
+        let joined = format!("{}{path}", self.base.as_str().trim_end_matches('/'));
+        let url = Url::parse(&joined)
+            .map_err(|error| EngineError::Refused(format!("not a usable address: {error}")))?;
+        let request = http.request(method, url).query(query);
+        Ok(match &self.credentials {
+            Some(known) => request.basic_auth(&known.username, Some(&known.password)),
+            None => request,
+        })
+    }
+
+    async fn decode<T: DeserializeOwned>(
+        &self,
+        response: Response,
+    ) -> Result<Reply<T>, EngineError> {
+        if response.status() == StatusCode::NOT_FOUND {
+            return Ok(Reply::Missing);
+        }
+        let web_page = is_web_page(&response);
+        let response = self.check(response).await?;
+        if web_page {
+            return Ok(Reply::NoRoute);
+        }
+        let body = limited(response, BODY_LIMIT).await?;
+        serde_json::from_slice(&body)
+            .map(Reply::Json)
+            .map_err(|error| {
+                EngineError::Fault(format!("an answer that is not the expected JSON: {error}"))
+            })
+    }
+
+    /// Passes a success on, turns anything else into what it means.
+    async fn check(&self, response: Response) -> Result<Response, EngineError> {
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        if status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN {
+            return Err(EngineError::Unusable(format!(
+                "{} refused the user name and password ({status}); set the ones that the server was started with",
+                self.address()
+            )));
+        }
+        let body = limited(response, 64 * 1024).await.unwrap_or_default();
+        let rejection = Rejection {
+            status: status.as_u16(),
+            message: message_of(&body),
+        };
+        Err(rejection.into_error())
+    }
+}
+
+impl Rejection {
+    /// Faults of the server may pass, refusals of the request do not.
+    fn into_error(self) -> EngineError {
+        let text = format!("{} {}", self.status, self.message);
+        match self.status {
+            408 | 425 | 429 => EngineError::Fault(text),
+            400..=499 => EngineError::Refused(text),
+            502..=504 => EngineError::Unreachable(text),
+            _ => EngineError::Fault(text),
+        }
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost"
+        || host
+            .trim_matches(['[', ']'])
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
+}
+
+fn content_type(response: &Response) -> String {
+    response
+        .headers()
+        .get(http::header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("without a type")
+        .to_owned()
+}
+
+fn is_web_page(response: &Response) -> bool {
+    content_type(response).starts_with("text/html")
+}
+
+/// The words of an error body: `{"data":{"message"}}`, `{"message"}`, or nothing.
+fn message_of(body: &[u8]) -> String {
+    let parsed: Value = serde_json::from_slice(body).unwrap_or_default();
+    let text = parsed
+        .pointer("/data/message")
+        .or_else(|| parsed.get("message"))
+        .and_then(Value::as_str)
+        .unwrap_or("without an explanation");
+    text.chars().take(500).collect()
+}
+
+async fn send(request: RequestBuilder) -> Result<Response, EngineError> {
+    request.send().await.map_err(|error| unreachable(&error))
+}
+
+async fn limited(mut response: Response, limit: usize) -> Result<Vec<u8>, EngineError> {
+    let mut body = Vec::new();
+    while let Some(piece) = response
+        .chunk()
+        .await
+        .map_err(|error| unreachable(&error))?
+    {
+        if body.len() + piece.len() > limit {
+            return Err(EngineError::Fault(format!(
+                "an answer of more than {limit} bytes"
+            )));
+        }
+        body.extend_from_slice(&piece);
+    }
+    Ok(body)
+}
+
+/// The innermost cause says more than reqwest's own words, and holds no address with a password.
+pub(super) fn unreachable(error: &reqwest::Error) -> EngineError {
+    if error.is_timeout() {
+        return EngineError::Unreachable("no answer within the time limit".to_owned());
+    }
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    EngineError::Unreachable(cause.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(
+        clippy::unwrap_used,
+        reason = "a fixture that does not parse must fail the test"
+    )]
+
+    use super::*;
+
+    #[test]
+    fn secrets_are_not_printed() {
+        let client = Client::new(
+            Url::parse("http://127.0.0.1:9/").unwrap(),
+            Some(Credentials {
+                username: "opencode".to_owned(),
+                password: "hunter2".to_owned(),
+            }),
+        )
+        .unwrap();
+        assert!(!format!("{client:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn statuses_mean_what_they_say() {
+        let table = [
+            (400, false),
+            (404, false),
+            (429, true),
+            (500, true),
+            (503, true),
+        ];
+        for (status, transient) in table {
+            let rejection = Rejection {
+                status,
+                message: String::new(),
+            };
+            assert_eq!(rejection.into_error().is_transient(), transient, "{status}");
+        }
+    }
+
+    #[test]
+    fn messages_are_found_in_both_forms_of_error_bodies() {
+        let table = [
+            (r#"{"name":"NotFoundError","data":{"message":"a"}}"#, "a"),
+            (r#"{"_tag":"X","message":"b"}"#, "b"),
+            ("<html>", "without an explanation"),
+        ];
+        for (body, message) in table {
+            assert_eq!(message_of(body.as_bytes()), message);
+        }
+    }
+}

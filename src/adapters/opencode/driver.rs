@@ -1,0 +1,497 @@
+//! The one driver of OpenCode: sessions, prompts, readings and answers over REST, for every engine.
+//!
+//! In: calls of an engine whose server is up. Out: what the server's records say. All calls may be repeated. Every call names
+//! the session's directory: versions before 1.17 run a session in the directory of the request, not in its own.
+//! Ending runs and removing sessions is in `ending`, the event stream in `watching`.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use chargehand_actors::command::{Answer, ModelRef};
+use chargehand_actors::event::{Request, RequestKind, SessionRef};
+use chargehand_actors::id::{AttemptId, InstanceId, WorkerId};
+use chargehand_actors::ports::{
+    AnswerOutcome, EngineError, OpenSession, OwnedAttempt, SendPrompt, SessionReport,
+};
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::client::{Client, Reply};
+use super::gate::ColdGate;
+use super::report::{Records, report};
+use super::version::Version;
+use super::wire::{Message, Owner, Permission, Questions, Session, StatusMap, WireTodo};
+
+/// An idle session is read twice, this far apart: OpenCode says idle before the last message has its end.
+const SETTLE: Duration = Duration::from_millis(300);
+
+/// How long a directory counts as starting after its prompt was taken.
+const COLD_LIMIT: Duration = Duration::from_secs(20);
+
+/// Drives one life of one server.
+#[derive(Clone, Debug)]
+pub(super) struct Driver {
+    pub(super) client: Client,
+    pub(super) instance: InstanceId,
+    pub(super) worker: WorkerId,
+    pub(super) version: Version,
+    /// Model for tasks that name none, where the server's own configuration is not ours.
+    pub(super) model: Option<ModelRef>,
+    /// Name of the engine, written into session references.
+    pub(super) engine: String,
+    pub(super) gate: ColdGate,
+    /// The last prompt sent to each session, and when.
+    sent: Arc<Mutex<HashMap<String, (String, Instant)>>>,
+    /// Prompts of an earlier Chargehand may be on their way until then.
+    pub(super) doubt_until: Instant,
+}
+
+/// What a driver is made for.
+pub(super) struct DriverSettings {
+    pub(super) client: Client,
+    pub(super) instance: InstanceId,
+    pub(super) worker: WorkerId,
+    pub(super) version: Version,
+    pub(super) model: Option<ModelRef>,
+    pub(super) engine: String,
+    /// The server was there before: it may hold prompts that we know nothing of.
+    pub(super) adopted: bool,
+}
+
+impl Driver {
+    pub(super) fn new(settings: DriverSettings) -> Self {
+        let now = Instant::now();
+        let doubt = if settings.adopted {
+            COLD_LIMIT
+        } else {
+            Duration::ZERO
+        };
+        Self {
+            client: settings.client,
+            instance: settings.instance,
+            worker: settings.worker,
+            version: settings.version,
+            model: settings.model,
+            engine: settings.engine,
+            gate: ColdGate::new(),
+            sent: Arc::default(),
+            doubt_until: now + doubt,
+        }
+    }
+
+    pub(super) fn owner(&self, attempt: AttemptId) -> Owner {
+        Owner {
+            instance: self.instance.0.clone(),
+            task: attempt.task.to_string(),
+            attempt: attempt.number,
+        }
+    }
+
+    /// Finds the session that carries the attempt, or makes it.
+    pub(super) async fn open(&self, request: OpenSession) -> Result<SessionRef, EngineError> {
+        let owner = self.owner(request.attempt);
+        let mut found = self.find(&request.directory, &owner).await?;
+        let id = match found.len() {
+            0 => self.create(&request, &owner).await?,
+            1 => found.remove(0).id,
+            _ => self.keep_one(found, &request.directory).await?,
+        };
+        Ok(self.session_ref(id, request.directory))
+    }
+
+    pub(super) fn session_ref(&self, id: String, directory: String) -> SessionRef {
+        SessionRef {
+            id,
+            directory,
+            server: self.engine.clone(),
+        }
+    }
+
+    /// Sessions of the directory that carry the owner, oldest first.
+    pub(super) async fn find(
+        &self,
+        directory: &str,
+        owner: &Owner,
+    ) -> Result<Vec<Session>, EngineError> {
+        let query = [("directory", directory), ("limit", "10000")];
+        let mut sessions: Vec<Session> = json_list(self.client.get("/session", &query).await?)?;
+        sessions.retain(|session| {
+            session.parent_id.is_none() && session.owner().as_ref() == Some(owner)
+        });
+        sessions.sort_by(|a, b| (a.time.created, &a.id).cmp(&(b.time.created, &b.id)));
+        Ok(sessions)
+    }
+
+    async fn create(&self, request: &OpenSession, owner: &Owner) -> Result<String, EngineError> {
+        let title = if self.version.keeps_metadata() {
+            request.title.clone()
+        } else {
+            format!("{} {}", request.title, owner.title_mark())
+        };
+        let body = json!({"title": title, "metadata": {"chargehand": owner}});
+        let query = [("directory", request.directory.as_str())];
+        let reply = self
+            .client
+            .call(Method::POST, "/session", &query, &body)
+            .await?;
+        let session: Session = json_one(reply, "POST /session")?;
+        if session.owner().as_ref() == Some(owner) {
+            Ok(session.id)
+        } else {
+            Err(EngineError::Fault(
+                "the new session does not carry its owner; without that it could not be found again".to_owned(),
+            ))
+        }
+    }
+
+    /// Several sessions carry one attempt after a crash between request and answer: the oldest with messages is kept.
+    async fn keep_one(&self, found: Vec<Session>, directory: &str) -> Result<String, EngineError> {
+        let mut kept: Option<String> = None;
+        for session in &found {
+            if !self
+                .messages(&session.id, directory, Some(1))
+                .await?
+                .is_empty()
+            {
+                kept = Some(session.id.clone());
+                break;
+            }
+        }
+        let kept = kept
+            .or_else(|| found.first().map(|session| session.id.clone()))
+            .ok_or(EngineError::SessionGone)?;
+        for session in found.into_iter().filter(|session| session.id != kept) {
+            self.end_and_delete(&session.id, directory).await?;
+        }
+        Ok(kept)
+    }
+
+    /// Sends a prompt exactly as recorded. A 204 only says that it was heard.
+    pub(super) async fn prompt(&self, request: SendPrompt) -> Result<(), EngineError> {
+        let session = &request.session;
+        let permit = self.gate.enter(&session.directory).await;
+        let path = format!("/session/{}/prompt_async", session.id);
+        let query = [("directory", session.directory.as_str())];
+        self.remember_sent(&session.id, &request.prompt.message_id);
+        let body = prompt_body(&request, self.model.as_ref());
+        if !self.client.act(Method::POST, &path, &query, &body).await? {
+            return Err(EngineError::SessionGone);
+        }
+        if let Some(permit) = permit {
+            let driver = self.clone();
+            tokio::spawn(async move {
+                driver.wait_until_begun(&request).await;
+                drop(permit);
+            });
+        }
+        Ok(())
+    }
+
+    async fn wait_until_begun(&self, request: &SendPrompt) {
+        let session = &request.session;
+        let end = Instant::now() + COLD_LIMIT;
+        while Instant::now() < end {
+            let begun = self
+                .messages(&session.id, &session.directory, Some(2))
+                .await
+                .is_ok_and(|messages| messages.iter().any(|message| message.info.is_assistant()));
+            if begun {
+                self.gate.warmed(&session.directory);
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    fn remember_sent(&self, session: &str, message: &str) {
+        self.sent
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(session.to_owned(), (message.to_owned(), Instant::now()));
+    }
+
+    pub(super) fn last_sent(&self, session: &str) -> Option<(String, Instant)> {
+        self.sent
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(session)
+            .cloned()
+    }
+
+    pub(super) fn forget(&self, session: &str) {
+        self.sent
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(session);
+    }
+
+    /// Reads the records. An idle session is read until two readings agree.
+    pub(super) async fn read(
+        &self,
+        session: &SessionRef,
+        prompts: &[String],
+    ) -> Result<SessionReport, EngineError> {
+        let mut records = self.records(session).await?;
+        for _ in 0..4 {
+            if records.status.is_some() {
+                break;
+            }
+            tokio::time::sleep(SETTLE).await;
+            let again = self.records(session).await?;
+            let settled = again.status.is_none() && mark_of(&again) == mark_of(&records);
+            records = again;
+            if settled {
+                break;
+            }
+        }
+        if records
+            .messages
+            .iter()
+            .any(|message| message.info.is_assistant())
+            && records.status.is_some()
+        {
+            self.gate.warmed(&session.directory);
+        }
+        Ok(report(&records, self.worker.clone(), prompts))
+    }
+
+    async fn records(&self, session: &SessionRef) -> Result<Records, EngineError> {
+        let directory = [("directory", session.directory.as_str())];
+        // Status before messages: a run that ends in between is then seen as busy and read again.
+        let mut statuses: StatusMap = json_one(
+            self.client.get("/session/status", &directory).await?,
+            "GET /session/status",
+        )?;
+        let status = statuses
+            .remove(&session.id)
+            .filter(|status| status.kind != "idle");
+        let messages = self.messages(&session.id, &session.directory, None).await?;
+        let todo_path = format!("/session/{}/todo", session.id);
+        let (permissions, questions, todos) = futures_util::future::try_join3(
+            self.client
+                .get::<Vec<Permission>>("/permission", &directory),
+            self.client.get::<Vec<Questions>>("/question", &directory),
+            self.client.get::<Vec<WireTodo>>(&todo_path, &directory),
+        )
+        .await?;
+        let permissions = json_list(permissions)?;
+        let questions = json_list(questions)?;
+        let mut records = Records {
+            status,
+            messages,
+            permissions: Vec::new(),
+            questions: Vec::new(),
+            todos: json_list(todos)?,
+        };
+        for asked in permissions {
+            if self.is_below(&asked.session_id, session).await? {
+                records.permissions.push(asked);
+            }
+        }
+        for asked in questions {
+            if self.is_below(&asked.session_id, session).await? {
+                records.questions.push(asked);
+            }
+        }
+        Ok(records)
+    }
+
+    /// Whether `id` is the session itself or one of its children, at any depth.
+    async fn is_below(&self, id: &str, session: &SessionRef) -> Result<bool, EngineError> {
+        let mut at = id.to_owned();
+        for _ in 0..16 {
+            if at == session.id {
+                return Ok(true);
+            }
+            match self.session(&at, &session.directory).await? {
+                Some(Session {
+                    parent_id: Some(parent),
+                    ..
+                }) => at = parent,
+                Some(_) | None => return Ok(false),
+            }
+        }
+        Ok(false)
+    }
+
+    /// One session; none if it does not exist.
+    pub(super) async fn session(
+        &self,
+        id: &str,
+        directory: &str,
+    ) -> Result<Option<Session>, EngineError> {
+        let path = format!("/session/{id}");
+        let query = [("directory", directory)];
+        let query = if directory.is_empty() {
+            &[][..]
+        } else {
+            &query[..]
+        };
+        match self.client.get(&path, query).await? {
+            Reply::Json(session) => Ok(Some(session)),
+            Reply::Missing => Ok(None),
+            Reply::NoRoute => Err(no_route(&path)),
+        }
+    }
+
+    /// Messages, oldest first: all, or the newest few.
+    pub(super) async fn messages(
+        &self,
+        id: &str,
+        directory: &str,
+        newest: Option<u32>,
+    ) -> Result<Vec<Message>, EngineError> {
+        let path = format!("/session/{id}/message");
+        let limit = newest.map(|count| count.to_string());
+        let mut query = vec![("directory", directory)];
+        if let Some(limit) = &limit {
+            query.push(("limit", limit));
+        }
+        match self.client.get(&path, &query).await? {
+            Reply::Json(messages) => Ok(messages),
+            Reply::Missing => Err(EngineError::SessionGone),
+            Reply::NoRoute => Err(no_route(&path)),
+        }
+    }
+
+    /// Everything of this instance on the server.
+    pub(super) async fn owned(&self) -> Result<Vec<OwnedAttempt>, EngineError> {
+        let sessions = self.all_sessions().await?;
+        Ok(sessions
+            .into_iter()
+            .filter(|session| session.parent_id.is_none())
+            .filter_map(|session| {
+                let owner = session.owner()?;
+                let attempt = AttemptId {
+                    task: owner.task.parse().ok()?,
+                    number: owner.attempt,
+                };
+                (owner.instance == self.instance.0).then(|| OwnedAttempt {
+                    attempt,
+                    session: Some(self.session_ref(session.id, session.directory)),
+                })
+            })
+            .collect())
+    }
+
+    /// Sessions of all directories.
+    pub(super) async fn all_sessions(&self) -> Result<Vec<Session>, EngineError> {
+        let query = [("limit", "10000")];
+        match self.client.get("/experimental/session", &query).await? {
+            Reply::Json(sessions) => Ok(sessions),
+            Reply::Missing | Reply::NoRoute => {
+                json_list(self.client.get("/session", &query).await?)
+            }
+        }
+    }
+
+    /// Gives an answer. OpenCode keeps no record of answers: a request that it does not know is answered or gone.
+    pub(super) async fn answer(
+        &self,
+        session: &SessionRef,
+        request: &Request,
+        answer: &Answer,
+    ) -> Result<AnswerOutcome, EngineError> {
+        let (path, body) = answer_call(request, answer)?;
+        let query = [("directory", session.directory.as_str())];
+        let taken = self.client.act(Method::POST, &path, &query, &body).await?;
+        Ok(if taken {
+            AnswerOutcome::Given
+        } else {
+            AnswerOutcome::Gone
+        })
+    }
+}
+
+/// What two readings must agree in to be called settled.
+fn mark_of(records: &Records) -> (usize, Option<(String, bool, Option<String>, usize)>) {
+    let last = records.messages.last().map(|message| {
+        (
+            message.info.id.clone(),
+            message.info.is_ended(),
+            message.info.finish.clone(),
+            message.parts.len(),
+        )
+    });
+    (records.messages.len(), last)
+}
+
+fn prompt_body(request: &SendPrompt, default_model: Option<&ModelRef>) -> Value {
+    let prompt = &request.prompt;
+    let mut body = json!({
+        "messageID": prompt.message_id,
+        "parts": [{"id": prompt.part_id, "type": "text", "text": prompt.text}],
+    });
+    if let Some(model) = request.model.as_ref().or(default_model) {
+        body["model"] = json!({"providerID": model.provider, "modelID": model.model});
+    }
+    if let Some(agent) = &request.agent {
+        body["agent"] = json!(agent);
+    }
+    body
+}
+
+/// Route and body of an answer. A bare reject would end the run, so a refusal always carries words; for a question they go
+/// out as its answer, because rejecting a question always ends the run.
+fn answer_call(request: &Request, answer: &Answer) -> Result<(String, Value), EngineError> {
+    let id = &request.id;
+    match (&request.kind, answer) {
+        (RequestKind::Permission { .. }, Answer::Allow { always }) => Ok((
+            format!("/permission/{id}/reply"),
+            json!({"reply": if *always { "always" } else { "once" }}),
+        )),
+        (RequestKind::Permission { .. }, Answer::Deny { message }) => Ok((
+            format!("/permission/{id}/reply"),
+            json!({"reply": "reject", "message": words(message)}),
+        )),
+        (RequestKind::Question { .. }, Answer::Choices { choices }) => {
+            Ok((format!("/question/{id}/reply"), json!({"answers": choices})))
+        }
+        (RequestKind::Question { questions }, Answer::Deny { message }) => {
+            let refusals: Vec<[&str; 1]> = questions.iter().map(|_| [words(message)]).collect();
+            Ok((
+                format!("/question/{id}/reply"),
+                json!({"answers": refusals}),
+            ))
+        }
+        (RequestKind::Permission { .. }, Answer::Choices { .. }) => Err(EngineError::Refused(
+            "a permission is allowed or denied, it offers no choices".to_owned(),
+        )),
+        (RequestKind::Question { .. }, Answer::Allow { .. }) => Err(EngineError::Refused(
+            "a question needs choices or a text, it cannot be allowed".to_owned(),
+        )),
+    }
+}
+
+fn words(message: &str) -> &str {
+    if message.trim().is_empty() {
+        "Not allowed. Go on without it."
+    } else {
+        message
+    }
+}
+
+/// A list; a route that this version does not have is an empty one.
+pub(super) fn json_list<T>(reply: Reply<Vec<T>>) -> Result<Vec<T>, EngineError> {
+    Ok(match reply {
+        Reply::Json(list) => list,
+        Reply::Missing | Reply::NoRoute => Vec::new(),
+    })
+}
+
+fn json_one<T>(reply: Reply<T>, what: &str) -> Result<T, EngineError> {
+    match reply {
+        Reply::Json(value) => Ok(value),
+        Reply::Missing | Reply::NoRoute => Err(no_route(what)),
+    }
+}
+
+fn no_route(what: &str) -> EngineError {
+    EngineError::Fault(format!("{what} is not answered by this server"))
+}
+
+#[cfg(test)]
+#[path = "driver_tests.rs"]
+mod tests;
