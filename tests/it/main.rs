@@ -7,6 +7,7 @@ mod cli_render;
 mod cli_run;
 mod cli_support;
 mod journal;
+mod mcp;
 mod outward;
 mod scripted_model;
 mod system;
