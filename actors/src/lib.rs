@@ -1,9 +1,26 @@
 //! Chargehand's supervision tree.
+mod admission;
 pub mod board;
 pub mod command;
+mod engine;
+mod engines;
 pub mod error;
 pub mod event;
+pub mod handle;
 pub mod id;
+pub mod jobs;
+mod journal;
+pub mod machine;
+mod outward;
 pub mod ports;
+mod queue;
+mod reads;
+mod reaper;
+mod registry;
+mod root;
+pub mod supervision;
+mod task;
+mod task_supervisor;
 pub mod tree;
 pub mod view;
+mod wiring;

@@ -2,7 +2,6 @@
 //!
 //! In: a response. Out: the same, or its JSON form when it is an error in text.
 
-use axum::Json;
 use axum::body::{Body, to_bytes};
 use axum::extract::Request;
 use axum::middleware::Next;
@@ -63,7 +62,6 @@ pub(super) async fn rewrite(request: Request, next: Next) -> Response {
             .headers
             .insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
     }
-    let Json(body) = Json(body);
     parts.headers.insert(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/json"),
@@ -75,7 +73,7 @@ pub(super) async fn rewrite(request: Request, next: Next) -> Response {
 fn classify(status: StatusCode, text: &str) -> (StatusCode, i32) {
     // rmcp answers 415 to a body that it cannot read, and 500 when there is no session to give.
     if text.starts_with("fail to deserialize request body") {
-        let code = if text.contains("did not match any variant") {
+        let code = if text.contains("unrecognized JSON-RPC message") {
             INVALID_REQUEST
         } else {
             PARSE_ERROR

@@ -322,10 +322,10 @@ impl BadArguments {
 pub(crate) struct Args(Map<String, Value>);
 
 impl Args {
-    /// Checks everything; a missing `arguments` object is an empty one.
-    pub(crate) fn check(args: &[Arg], given: Option<JsonObject>) -> Result<Self, BadArguments> {
+    /// Checks everything.
+    pub(crate) fn check(args: &[Arg], given: JsonObject) -> Result<Self, BadArguments> {
         let mut wrong = Vec::new();
-        let checked = check_all(args, given.unwrap_or_default(), "", &mut wrong);
+        let checked = check_all(args, given, "", &mut wrong);
         if wrong.is_empty() {
             Ok(Self(checked))
         } else {
@@ -424,7 +424,7 @@ fn check_all(
     let names: Vec<&str> = args.iter().map(|arg| arg.name).collect();
     for unknown in given.keys() {
         let allowed = match (nearest(unknown, &names), names.is_empty()) {
-            (Some(near), _) => format!("did you mean {}?", at(near)),
+            (Some(near), _) => format!("{} (the nearest)", at(near)),
             (None, true) => "no arguments at all".to_owned(),
             (None, false) => format!("only {}", names.join(", ")),
         };

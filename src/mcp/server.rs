@@ -6,17 +6,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rmcp::model::{
-    CallToolRequestParams, CallToolResponse, ErrorData, Implementation, ListToolsResult,
-    PaginatedRequestParams, ServerCapabilities, ServerConfig,
+    CallToolRequestParams, CallToolResponse, CallToolResult, CustomRequest, CustomResult,
+    ErrorCode, ErrorData, Implementation, JsonObject, ListToolsResult, PaginatedRequestParams,
+    ServerCapabilities, ServerConfig,
 };
 use rmcp::service::RequestContext;
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
 use rmcp::{RoleServer, ServerHandler};
+use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::{Refusal, result};
-use super::args::Args;
+use super::args::{Args, BadArguments};
 use super::call::{Call, Edge};
 use super::sessions::Sessions;
 use super::tools;
@@ -75,6 +77,7 @@ pub(crate) fn service(
         .with_legacy_session_mode(true)
         .with_json_response(true)
         .with_sse_keep_alive(Some(Duration::from_secs(15)))
+        .with_sse_retry(None)
         .with_max_request_body_bytes(edge.settings.server.max_body_bytes)
         .with_cancellation_token(cancel)
         // Host and Origin are checked once for every route, exactly, in `crate::http::guard`.
@@ -114,11 +117,83 @@ impl ServerHandler for Server {
         request: CallToolRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
+        let answer = self
+            .answer(
+                &request.name,
+                Ok(request.arguments.unwrap_or_default()),
+                &context,
+            )
+            .await?;
+        Ok(answer.into())
+    }
+
+    // rmcp takes a `tools/call` whose arguments are no object for a method that it does not know.
+    async fn on_custom_request(
+        &self,
+        request: CustomRequest,
+        context: RequestContext<RoleServer>,
+    ) -> Result<CustomResult, ErrorData> {
+        if request.method != "tools/call" {
+            return Err(ErrorData::new(
+                ErrorCode::METHOD_NOT_FOUND,
+                format!(
+                    "method {} is not served; this server has tools only",
+                    request.method
+                ),
+                None,
+            ));
+        }
+        let params = request.params.unwrap_or_default();
+        let Some(name) = params.get("name").and_then(Value::as_str) else {
+            return Err(ErrorData::invalid_params(
+                "tools/call needs params.name, the name of a tool",
+                None,
+            ));
+        };
+        let arguments = params.get("arguments").map_or_else(
+            || Ok(JsonObject::new()),
+            |arguments| object(arguments.clone()),
+        );
+        let mut answer = self.answer(name, arguments, &context).await?;
+        answer.result_type = None;
+        serde_json::to_value(answer)
+            .map(CustomResult::new)
+            .map_err(|error| ErrorData::internal_error(error.to_string(), None))
+    }
+}
+
+/// Arguments that came as something else than an object: their JSON text is read, everything else is refused.
+fn object(arguments: Value) -> Result<JsonObject, BadArguments> {
+    let read = match arguments {
+        Value::String(text) if text.trim().is_empty() => Value::Null,
+        Value::String(text) => serde_json::from_str(&text).unwrap_or(Value::Bool(false)),
+        other => other,
+    };
+    match read {
+        Value::Object(fields) => Ok(fields),
+        Value::Null => Ok(JsonObject::new()),
+        Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+            Err(BadArguments::one(
+                "arguments",
+                "is no JSON object",
+                "an object with the arguments of the tool, such as {\"task_id\": \"…\"}",
+            ))
+        }
+    }
+}
+
+impl Server {
+    async fn answer(
+        &self,
+        name: &str,
+        arguments: Result<JsonObject, BadArguments>,
+        context: &RequestContext<RoleServer>,
+    ) -> Result<CallToolResult, ErrorData> {
         let _guard = self.in_flight.enter();
-        let tool =
-            tools::find(&request.name).map_err(|text| ErrorData::invalid_params(text, None))?;
-        let call = self.call(&context)?;
-        let answer = match Args::check(tool.args, request.arguments) {
+        let tool = tools::find(name).map_err(|text| ErrorData::invalid_params(text, None))?;
+        let call = self.call(context)?;
+        let checked = arguments.and_then(|arguments| Args::check(tool.args, arguments));
+        let answer = match checked {
             Ok(args) => (tool.run)(call, args).await,
             Err(bad) => result::<()>(tool.name, Err(Refusal::Arguments(bad))),
         };
@@ -127,11 +202,9 @@ impl ServerHandler for Server {
             refused = answer.is_error.unwrap_or(false),
             "tool call answered"
         );
-        Ok(answer.into())
+        Ok(answer)
     }
-}
 
-impl Server {
     fn call(&self, context: &RequestContext<RoleServer>) -> Result<Call, ErrorData> {
         let parts = context.extensions.get::<http::request::Parts>();
         // The token check puts it there; without it nobody may do anything.

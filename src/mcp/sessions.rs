@@ -72,6 +72,10 @@ impl Sessions {
     pub(crate) fn new(most: usize) -> Self {
         let mut local = LocalSessionManager::default();
         local.session_config.keep_alive = Some(KEEP_ALIVE);
+        // rmcp keeps each answered call for a minute for clients that reconnect, and looks through all kept ones at every
+        // message: a busy session would get slower with each call. A client that lost an answer asks again.
+        local.session_config.completed_cache_ttl = Duration::ZERO;
+        local.session_config.sse_retry = None;
         Self {
             local,
             uses: Uses::default(),

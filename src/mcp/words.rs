@@ -56,6 +56,7 @@ pub const fn original_type(event: &Event) -> &'static str {
         | Event::FilesTouched { .. }
         | Event::TodosChanged { .. }
         | Event::ProviderRetry { .. }
+        | Event::ActivityChanged { .. }
         | Event::Remark { .. }
         | Event::EngineReconciled { .. } => "task_progress",
     }
@@ -99,6 +100,7 @@ pub const fn precise_type(event: &Event) -> &'static str {
         Event::FilesTouched { .. } => "files_touched",
         Event::TodosChanged { .. } => "todos_changed",
         Event::ProviderRetry { .. } => "provider_retry",
+        Event::ActivityChanged { .. } => "activity_changed",
         Event::Remark { .. } => "remark",
         Event::EngineReconciled { .. } => "engine_reconciled",
     }
@@ -143,6 +145,7 @@ pub fn sentence(event: &Event) -> String {
         | Event::FilesTouched { .. }
         | Event::TodosChanged { .. }
         | Event::ProviderRetry { .. }
+        | Event::ActivityChanged { .. }
         | Event::Remark { .. } => observation(event),
     }
 }
@@ -183,7 +186,7 @@ fn life(event: &Event) -> String {
         Event::SessionOpened { session, .. } => {
             format!("OpenCode session {} is open.", cut(&session.id, 80))
         }
-        Event::RunEnded { outcome } => match outcome {
+        Event::RunEnded { outcome, .. } => match outcome {
             Outcome::Succeeded => "The worker is done; the result is being read.".to_owned(),
             Outcome::Failed { failure } => format!(
                 "The worker ended without success ({}); what it left is being read.",
@@ -367,6 +370,7 @@ fn observation(event: &Event) -> String {
             "The model provider makes the worker wait (try {attempt}): {}",
             cut(message, 300)
         ),
+        Event::ActivityChanged { doing } => format!("The worker {}.", cut(doing, 300)),
         Event::Remark { message } => cut(message, 500),
         other => unexpected(other),
     }

@@ -33,7 +33,7 @@ pub(super) async fn tree(
     Extension(who): Extension<Who>,
 ) -> Response {
     if let Err(refusal) = allowed(&who) {
-        return refusal;
+        return refusal.into_response();
     }
     let snapshot = operator.tree.board();
     let body = json!({
@@ -53,7 +53,7 @@ pub(super) async fn task(
 ) -> Response {
     let (who, id) = match checked(&who, &id) {
         Ok(checked) => checked,
-        Err(refusal) => return refusal,
+        Err(refusal) => return refusal.into_response(),
     };
     let actors = actors_of(operator.tree.board(), id);
     let query = StatusQuery {
@@ -124,7 +124,7 @@ pub(super) async fn patch(
 async fn text(operator: &Operator, who: &Who, id: &str, text: TextKind, page: &Page) -> Response {
     let (who, task) = match checked(who, id) {
         Ok(checked) => checked,
-        Err(refusal) => return refusal,
+        Err(refusal) => return refusal.into_response(),
     };
     let query = TextQuery {
         task,
@@ -147,20 +147,30 @@ async fn text(operator: &Operator, who: &Who, id: &str, text: TextKind, page: &P
     }
 }
 
-fn allowed(who: &Who) -> Result<Identity, Response> {
-    who.operator().ok_or_else(|| {
-        refused(
-            StatusCode::FORBIDDEN,
-            "only a token with role operator may look here",
-        )
-    })
+/// Why a request is not served.
+struct Refusal(StatusCode, &'static str);
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        refused(self.0, self.1)
+    }
 }
 
-fn checked(who: &Who, id: &str) -> Result<(Identity, TaskId), Response> {
+fn allowed(who: &Who) -> Result<Identity, Refusal> {
+    who.operator().ok_or(Refusal(
+        StatusCode::FORBIDDEN,
+        "only a token with role operator may look here",
+    ))
+}
+
+fn checked(who: &Who, id: &str) -> Result<(Identity, TaskId), Refusal> {
     let identity = allowed(who)?;
-    let id = id
-        .parse()
-        .map_err(|_| refused(StatusCode::BAD_REQUEST, "this is no task id (a UUID)"))?;
+    let id = id.parse().map_err(|_| {
+        Refusal(
+            StatusCode::BAD_REQUEST,
+            "this is no task id (a UUID); list_tasks shows them",
+        )
+    })?;
     Ok((identity, id))
 }
 

@@ -6,4 +6,8 @@ mod cli_exit;
 mod cli_render;
 mod cli_run;
 mod cli_support;
+mod journal;
+mod outward;
 mod scripted_model;
+mod system;
+mod workdir;

@@ -76,7 +76,9 @@ pub(super) fn special(kind: FileType) -> &'static str {
 
 /// Opens a directory that no worker can replace: links in its path are the operator's own.
 pub(super) fn open_trusted(path: &Path) -> io::Result<Dir> {
-    Dir::open_ambient_dir(path, ambient_authority())
+    let handle = Dir::open_ambient_dir(path, ambient_authority())?;
+    // That handle may be one that cannot be read from.
+    Ok(open_directory(handle.as_fd(), c".")?)
 }
 
 /// Opens a directory below a trusted one; none of the components between may be a link, as a worker may have put it there.

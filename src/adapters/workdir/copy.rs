@@ -78,7 +78,7 @@ pub(super) fn copy_directory(
     limits: &WorkdirLimits,
     stop: &Stop,
 ) -> Result<Option<String>, WorkdirError> {
-    let open = |path: &Path| open_trusted(path).map_err(|error| failed(b".", &error.into()));
+    let open = |path: &Path| open_trusted(path).map_err(|error| failed(b".", &error));
     let from = open(from)?;
     let stat = rustix::fs::fstat(&from).map_err(|error| failed(b".", &error.into()))?;
     let mut copy = Copy {

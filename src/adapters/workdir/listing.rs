@@ -51,6 +51,9 @@ pub(super) struct Page {
     pub(super) limit: u64,
 }
 
+/// By shown path: the path's bytes and what is there.
+type Things = BTreeMap<String, (Vec<u8>, Now)>;
+
 enum Now {
     File(Stat),
     Link(Stat, Vec<u8>),
@@ -104,7 +107,7 @@ impl Memory {
         limits: &WorkdirLimits,
         page: &Page,
         stop: &Stop,
-    ) -> Result<(BTreeMap<String, (Vec<u8>, Now)>, bool), WorkdirError> {
+    ) -> Result<(Things, bool), WorkdirError> {
         let none = BTreeMap::new();
         let submodules = self.manifest.as_ref().map_or(&none, |m| &m.submodules);
         let mut found = BTreeMap::new();
@@ -134,7 +137,7 @@ impl Memory {
         Ok((found, complete && end.cut.is_none()))
     }
 
-    fn add_deleted(&self, found: &mut BTreeMap<String, (Vec<u8>, Now)>, page: &Page) {
+    fn add_deleted(&self, found: &mut Things, page: &Page) {
         let recorded = self.manifest.iter().flat_map(|m| m.files.keys().cloned());
         let unrecorded = self
             .unrecorded()

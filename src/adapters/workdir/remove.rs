@@ -165,7 +165,7 @@ fn open_up(dir: BorrowedFd<'_>, name: &CStr) {
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::{Stop, remove_tree};
-    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     #[test]
     fn very_deep_trees_links_and_closed_directories_go() {

@@ -116,7 +116,8 @@ impl Repository {
     }
 
     fn https(text: &str, mut url: Url) -> Result<Self, WorkdirError> {
-        if url.host_str().is_none_or(str::is_empty) {
+        let after_scheme = text.split_once("://").map_or("", |(_, rest)| rest);
+        if after_scheme.starts_with(['/', '\\']) || url.host_str().is_none_or(str::is_empty) {
             return Err(bad(text, "it names no host"));
         }
         let decoded = |part: &str| percent_decode_str(part).decode_utf8_lossy().into_owned();
