@@ -240,9 +240,15 @@ fn lifecycle_to_the_end() -> Vec<Event> {
         },
         Event::RunEnded {
             outcome: Outcome::Succeeded,
+            text: s("all done"),
+            text_cut: false,
+            usage: Usage::default(),
         },
         Event::RunEnded {
             outcome: Outcome::Failed { failure: failure() },
+            text: s("all done"),
+            text_cut: false,
+            usage: Usage::default(),
         },
         Event::TaskCompleted {
             result: Box::new(result()),
@@ -295,6 +301,7 @@ fn observations() -> Vec<Event> {
             attempt: 2,
             message: s("overloaded"),
         },
+        Event::ActivityChanged { doing: s("thinks") },
         Event::Remark {
             message: s("quiet for a minute"),
         },
@@ -389,8 +396,9 @@ fn kinds(event: &Event) -> usize {
         | Event::FilesTouched { .. }
         | Event::TodosChanged { .. }
         | Event::ProviderRetry { .. }
+        | Event::ActivityChanged { .. }
         | Event::Remark { .. }
-        | Event::EngineReconciled { .. } => 37,
+        | Event::EngineReconciled { .. } => 38,
     }
 }
 
