@@ -304,9 +304,6 @@ impl Machine {
                 self.send_next(out);
             }
         }
-        if self.live.must_read {
-            self.read_by(cx.now);
-        }
         self.read_if_due(cx.now, out);
         if self.live.read_at.is_none() && !self.live.reading {
             self.live.read_at = Some(cx.now.plus_ms(POLL_MS));
@@ -324,7 +321,10 @@ impl Machine {
     }
 
     fn read_if_due(&mut self, now: WallTime, out: &mut Step) {
-        let due = self.live.must_read || self.live.read_at.is_some_and(|at| at <= now);
+        // A reading that failed waits for its back-off, however much it is wanted.
+        let held_off = self.live.not_before.is_some_and(|at| at > now);
+        let wanted = self.live.must_read && !held_off;
+        let due = wanted || self.live.read_at.is_some_and(|at| at <= now);
         if !due || self.live.reading {
             return;
         }
