@@ -299,8 +299,8 @@ impl Machine {
             }
         } else {
             self.send_kept_messages(cx, out);
-            self.give_answers(out);
             if !held_off {
+                self.give_answers(out);
                 self.send_next(out);
             }
         }
