@@ -174,8 +174,9 @@ impl Machine {
         self.live.engine_up = true;
         self.live.must_read = true;
         self.live.not_before = None;
-        // What was heard before the gap proves nothing now.
+        // What was heard or sent before the gap proves nothing now.
         self.live.verdict = None;
+        self.live.hints.sent_at = None;
         self.live.routed = false;
         self.live.read_at = Some(now);
     }
