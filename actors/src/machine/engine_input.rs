@@ -541,7 +541,7 @@ impl Machine {
                 self.emit(now, out, Event::ResumeWanted { resume, reason });
             }
             Verdict::Ended(outcome) => {
-                self.take_record(report);
+                self.take_record(report, now, out);
                 self.close_requests(now, out);
                 self.run_ended(outcome, now, out);
             }
@@ -549,7 +549,8 @@ impl Machine {
     }
 
     /// The engine's totals replace what was counted from the stream.
-    fn take_record(&mut self, report: &SessionReport) {
+    fn take_record(&mut self, report: &SessionReport, now: WallTime, out: &mut Step) {
+        self.flush(now, out);
         self.state.run_text.clone_from(&report.text);
         self.state.run_text_cut = report.text_cut;
         self.state.usage = report.usage;
@@ -575,7 +576,7 @@ impl Machine {
                     .iter()
                     .any(super::state::PromptRecord::is_open);
                 if all_taken_up && ended_well(&report.last) {
-                    self.take_record(report);
+                    self.take_record(report, now, out);
                     self.run_ended(Outcome::Succeeded, now, out);
                 } else {
                     self.flush(now, out);
@@ -589,7 +590,7 @@ impl Machine {
                 }
             }
             AbortReason::Watchdog => {
-                self.take_record(report);
+                self.take_record(report, now, out);
                 let failure = Failure {
                     kind: FailureKind::Watchdog,
                     message: detail,
