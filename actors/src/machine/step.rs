@@ -374,7 +374,8 @@ impl Machine {
 
     /// Sends the oldest prompt that the engine has not taken, one at a time, or the one to be repeated.
     fn send_next(&mut self, out: &mut Step) {
-        if self.live.sending.is_some() || self.live.must_read {
+        // An abort under way would end the run that a prompt begins.
+        if self.live.sending.is_some() || self.live.must_read || self.live.aborting {
             return;
         }
         let Some(session) = self.state.session.clone() else {
