@@ -299,7 +299,9 @@ impl Machine {
     fn session_gone(&mut self, now: WallTime, out: &mut Step) {
         self.live.gone_readings += 1;
         if self.live.gone_readings < 2 {
-            self.read_by(now.plus_ms(SETTLE_UNHEARD_MS));
+            let again = now.plus_ms(SETTLE_UNHEARD_MS);
+            self.live.not_before = Some(again);
+            self.live.read_at = Some(again);
             return;
         }
         match self.state.phase {
