@@ -335,7 +335,6 @@ impl Machine {
             | Phase::Timeout
             | Phase::Cancelled => return,
         }
-        self.live.recovering_since = None;
         self.live.must_read = false;
         if self.state.worker.as_ref() != Some(&report.worker) {
             self.emit(
@@ -348,6 +347,7 @@ impl Machine {
         }
         self.sync_prompts(report, now, out);
         if self.state.abort.is_some() {
+            self.live.undecided_since = None;
             if self.live.abort_done {
                 self.abort_reading(report, now, out);
             }
@@ -501,10 +501,12 @@ impl Machine {
         match &verdict {
             Verdict::Working => {
                 self.live.verdict = None;
+                self.live.undecided_since = None;
                 return;
             }
             Verdict::Wait => {
                 self.live.verdict = None;
+                self.live.undecided_since = None;
                 self.read_by(now.plus_ms(500));
                 return;
             }
@@ -515,10 +517,12 @@ impl Machine {
             let heard = self.live.hints.sent_at.is_some();
             let settle = if heard { SETTLE_MS } else { SETTLE_UNHEARD_MS };
             self.live.verdict = Some(verdict);
+            self.live.undecided_since.get_or_insert(now);
             self.live.read_at = Some(now.plus_ms(settle));
             return;
         }
         self.live.verdict = None;
+        self.live.undecided_since = None;
         self.act(verdict, report, now, out);
     }
 

@@ -17,8 +17,8 @@ use crate::view::ControlOutcome;
 
 /// How often a running session is read although nothing was heard, in milliseconds.
 const POLL_MS: u64 = 15_000;
-/// How long after recovery the first reading may take before deadlines are judged without it, in milliseconds.
-const RECOVERY_MS: u64 = 60_000;
+/// How long readings may take to say how a run stands before deadlines are judged without them, in milliseconds.
+const UNDECIDED_MS: u64 = 60_000;
 
 /// The limits of one task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +62,8 @@ pub(super) struct Volatile {
     pub(super) gone_readings: u32,
     pub(super) hints: Hints,
     pub(super) verdict: Option<Verdict>,
-    pub(super) recovering_since: Option<WallTime>,
+    /// Since when readings are awaited that say how the run stands.
+    pub(super) undecided_since: Option<WallTime>,
     pub(super) observed: Observations,
     pub(super) controls: Vec<(Ticket, ControlSignal)>,
 }
@@ -158,7 +159,7 @@ impl Machine {
     fn recovered(&mut self, now: WallTime) {
         self.live.must_read = true;
         if self.state.session.is_some() {
-            self.live.recovering_since = Some(now);
+            self.live.undecided_since = Some(now);
         }
     }
 
@@ -502,11 +503,12 @@ impl Machine {
             .filter(|_| reads && self.live.engine_up && !self.live.reading)
     }
 
-    /// Deadlines are judged only after the first reading of a recovered run: it may have ended in time.
+    /// Deadlines are judged only when it is known how the run stands, after a recovery and while the second of two
+    /// readings is awaited: it may have ended in time.
     fn judged_from(&self) -> WallTime {
         self.live
-            .recovering_since
-            .map_or(WallTime(i64::MIN), |since| since.plus_ms(RECOVERY_MS))
+            .undecided_since
+            .map_or(WallTime(i64::MIN), |since| since.plus_ms(UNDECIDED_MS))
     }
 
     /// The nearest deadline and what it means.
