@@ -249,7 +249,11 @@ impl Machine {
             changes,
             usage: self.state.usage,
         });
-        let unread: Vec<String> = self.state.kept.iter().map(|kept| kept.id.clone()).collect();
+        let kept = self.state.kept.iter().map(|kept| kept.id.clone());
+        let prompts = self.state.prompts.iter().filter(|record| record.is_open());
+        let unread: Vec<String> = kept
+            .chain(prompts.filter_map(|record| record.prompt.carries.clone()))
+            .collect();
         for message_id in unread {
             let reason = "the worker was done before it could be delivered".to_owned();
             self.emit(now, out, Event::MessageDropped { message_id, reason });
