@@ -182,7 +182,9 @@ impl Machine {
             (true, Phase::Running | Phase::InputRequired) => {
                 self.emit(now, out, Event::TaskPaused { pause });
             }
-            (false, Phase::Paused) => self.emit(now, out, Event::TaskResumed { pause }),
+            (false, Phase::Paused) if self.state.pause == Some(pause) => {
+                self.emit(now, out, Event::TaskResumed { pause });
+            }
             _ => {}
         }
     }
