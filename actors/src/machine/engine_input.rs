@@ -62,7 +62,8 @@ impl Machine {
         out: &mut Step,
     ) {
         self.live.opening = false;
-        if self.state.phase != Phase::Starting || self.state.session.is_some() {
+        let awaited = self.state.session_wanted && self.state.session.is_none();
+        if self.state.phase != Phase::Starting || !awaited {
             return;
         }
         match result {
