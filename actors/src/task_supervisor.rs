@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::sync::oneshot;
 
 use crate::admission::AdmissionMsg;
 use crate::board::{ActorKind, Slot};
@@ -340,7 +341,13 @@ impl TasksState {
     /// Reads the task's record again.
     fn load(&mut self, task: TaskId, how: Reload) {
         let journal = Arc::clone(&self.wires.ports.journal);
+        // What the dead actor gave to the journal must be in the record that its successor folds.
+        let (reply, flushed) = oneshot::channel();
+        self.wires.journal.tell(JournalMsg::Flush(reply));
         let read = async move {
+            flushed.await.map_err(|_| {
+                JournalError::Read("the journal ended before the record was complete".to_owned())
+            })?;
             let row = journal.task(task).await?;
             let events = journal.events(task, EventNumber::ZERO, 0, ALL_EVENTS).await;
             // An unreadable record still has its row, which is enough to end the task.
