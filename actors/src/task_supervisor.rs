@@ -15,11 +15,12 @@ use crate::board::{ActorKind, Slot};
 use crate::error::TreeError;
 use crate::event::{CommittedEvent, Event, Phase};
 use crate::handle::{Handle, Inbox};
-use crate::id::{BatchId, EngineName, EventNumber, TaskId, WorkerId};
+use crate::id::{AttemptId, BatchId, EngineName, EventNumber, TaskId, WorkerId};
 use crate::jobs::{JobEnd, Jobs};
 use crate::journal::{JournalMsg, NewBatch};
 use crate::machine::{Input, TaskState};
 use crate::ports::JournalError;
+use crate::reaper::{ReaperMsg, Removal};
 use crate::supervision::{Deaths, Decision, RestartPolicy};
 use crate::task::{Task, TaskArgs, TaskCommand, TaskMsg};
 use crate::view::TaskView;
@@ -407,6 +408,18 @@ impl TasksState {
         row.doing = "was given up on".to_owned();
         row.events_total += 1;
         let running_ms = row.running_ms;
+        let removal = (row.attempt > 0).then(|| Removal {
+            engine: row.spec.engine.clone(),
+            attempt: AttemptId {
+                task,
+                number: row.attempt,
+            },
+            // The row has no whole session; the engine finds it by its owner.
+            session: None,
+            directory: row.directory.clone(),
+            owned_by_task: true,
+        });
+        let reaper = self.wires.reaper.clone();
         let event = Event::TaskFailed {
             failure,
             result: None,
@@ -417,7 +430,11 @@ impl TasksState {
             task: Some(task),
             events: vec![(now, event)],
             row: Some(Box::new(row)),
-            ack: None,
+            ack: Some(Box::new(move |_| {
+                if let Some(removal) = removal {
+                    reaper.tell(ReaperMsg::Remove(removal));
+                }
+            })),
         }));
     }
 }
