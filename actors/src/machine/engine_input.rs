@@ -151,6 +151,11 @@ impl Machine {
     pub(super) fn aborted(&mut self, result: Result<(), EngineError>, now: WallTime) {
         self.live.aborting = false;
         if self.state.abort.is_none() {
+            // A run that escaped its pause: did it end, and did it take a prompt up?
+            if result.is_err() {
+                self.back_off(now);
+            }
+            self.read_by(self.live.not_before.unwrap_or(now));
             return;
         }
         match result {
@@ -320,8 +325,9 @@ impl Machine {
                 };
                 self.run_ended(Outcome::Failed { failure }, now, out);
             }
+            // A resume will tell.
+            Phase::Paused => self.live.must_read = false,
             Phase::Queued
-            | Phase::Paused
             | Phase::Finishing
             | Phase::Completed
             | Phase::Failed
@@ -334,6 +340,7 @@ impl Machine {
         let now = cx.now;
         match self.state.phase {
             Phase::Starting | Phase::Running | Phase::InputRequired => {}
+            Phase::Paused if self.is_watched_pause() => {}
             Phase::Queued
             | Phase::Paused
             | Phase::Finishing
@@ -353,6 +360,13 @@ impl Machine {
             );
         }
         self.sync_prompts(report, now, out);
+        if self.state.phase == Phase::Paused {
+            self.live.undecided_since = None;
+            if report.activity != Activity::Idle {
+                self.end_escaped_run(out);
+            }
+            return;
+        }
         if self.state.abort.is_some() {
             self.live.undecided_since = None;
             if self.live.abort_done {
