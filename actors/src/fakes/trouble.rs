@@ -126,6 +126,19 @@ impl Trace {
         lines.push_back(format!("{at:>9} {}", line.as_ref()));
     }
 
+    /// The last `n` lines.
+    pub fn tail(&self, n: usize) -> String {
+        let text = self.text();
+        let from = text.lines().count().saturating_sub(n);
+        text.lines()
+            .skip(from)
+            .fold(String::new(), |mut text, line| {
+                text.push_str(line);
+                text.push('\n');
+                text
+            })
+    }
+
     /// All lines.
     pub fn text(&self) -> String {
         let lines = lock(&self.0.1);

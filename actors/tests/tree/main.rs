@@ -2,6 +2,10 @@
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
 mod bench;
+mod commands;
+mod engines;
 mod life;
 mod machine;
+mod queue;
+mod stage;
 mod walks;

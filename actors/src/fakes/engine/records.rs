@@ -182,6 +182,16 @@ impl Session {
             .messages
             .iter()
             .rev()
+            // The answer being written says nothing yet.
+            .skip_while(|message| {
+                matches!(
+                    message,
+                    Message::Assistant {
+                        completed: false,
+                        ..
+                    }
+                )
+            })
             .take_while(|message| {
                 matches!(message, Message::Assistant { completed: true, finish: Some(finish), .. }
                     if finish == "unknown")
