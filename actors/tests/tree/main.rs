@@ -4,8 +4,11 @@
 mod bench;
 mod commands;
 mod engines;
+mod failures;
 mod life;
 mod machine;
+mod outward;
 mod queue;
 mod stage;
+mod stop;
 mod walks;
