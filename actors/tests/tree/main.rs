@@ -9,6 +9,8 @@ mod life;
 mod machine;
 mod outward;
 mod queue;
+mod simulation;
 mod stage;
 mod stop;
+mod verdict;
 mod walks;
