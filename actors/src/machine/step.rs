@@ -9,7 +9,7 @@ use super::decide::{Hints, Verdict};
 use super::input::{Context, Effect, Input, Reply, Step, Ticket};
 use super::observe::Observations;
 use super::prompt;
-use super::state::TaskState;
+use super::state::{PromptRecord, TaskState};
 use crate::command::ControlSignal;
 use crate::event::{Event, Failure, FailureKind, Outcome, PauseKind, Phase, Prompt, PromptKind};
 use crate::id::{RequestId, WallTime};
@@ -406,11 +406,7 @@ impl Machine {
                 .prompts
                 .iter()
                 .find(|r| r.prompt.number == number),
-            None => self
-                .state
-                .prompts
-                .iter()
-                .find(|r| r.accepted_at.is_none() && r.is_open()),
+            None => self.next_unsent(),
         };
         if let Some(record) = next {
             self.live.sending = Some(record.prompt.number);
@@ -420,6 +416,14 @@ impl Machine {
                 prompt: record.prompt.clone(),
             });
         }
+    }
+
+    /// The oldest prompt not yet taken. Only when those before it are stored: a cold server stores what it took within
+    /// seconds, in no certain order, and a message must not come before the task.
+    fn next_unsent(&self) -> Option<&PromptRecord> {
+        let open = || self.state.prompts.iter().filter(|r| r.is_open());
+        let on_its_way = open().any(|r| r.accepted_at.is_some() && !r.seen);
+        open().find(|r| r.accepted_at.is_none() && !on_its_way)
     }
 
     fn give_answers(&mut self, out: &mut Step) {
