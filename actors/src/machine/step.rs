@@ -408,13 +408,10 @@ impl Machine {
                 .find(|r| r.prompt.number == number),
             None => self.next_unsent(),
         };
-        if let Some(record) = next {
-            self.live.sending = Some(record.prompt.number);
+        if let Some(prompt) = next.map(|record| record.prompt.clone()) {
+            self.live.sending = Some(prompt.number);
             self.live.hints.last_error = None;
-            out.effects.push(Effect::SendPrompt {
-                session,
-                prompt: record.prompt.clone(),
-            });
+            out.effects.push(Effect::SendPrompt { session, prompt });
         }
     }
 
