@@ -12,7 +12,7 @@ use super::prompt;
 use super::state::{PromptRecord, TaskState};
 use crate::command::ControlSignal;
 use crate::event::{Event, Failure, FailureKind, Outcome, PauseKind, Phase, Prompt, PromptKind};
-use crate::id::{RequestId, WallTime};
+use crate::id::{RequestId, WallTime, WorkerId};
 use crate::view::ControlOutcome;
 
 /// How often a running session is read although nothing was heard, in milliseconds.
@@ -101,7 +101,7 @@ impl Machine {
         match input {
             Input::Recovered => self.recovered(cx.now),
             Input::Dispatched => self.dispatched(cx.now, &mut out),
-            Input::EngineUp { .. } => self.engine_is_up(cx.now),
+            Input::EngineUp { worker } => self.engine_is_up(&worker, cx.now),
             Input::WorkdirPrepared(result) => self.workdir_prepared(result, cx.now, &mut out),
             Input::SessionOpened(result) => self.session_opened(result, cx, &mut out),
             Input::PromptSent { number, result } => {
@@ -171,13 +171,15 @@ impl Machine {
         }
     }
 
-    fn engine_is_up(&mut self, now: WallTime) {
+    fn engine_is_up(&mut self, worker: &WorkerId, now: WallTime) {
         self.live.engine_up = true;
         self.live.must_read = true;
         self.live.not_before = None;
-        // What was heard or sent before the gap proves nothing now.
+        // What was heard before the gap proves nothing now, and what was sent to another worker may be lost.
         self.live.verdict = None;
-        self.live.hints.sent_at = None;
+        if self.state.worker.as_ref() != Some(worker) {
+            self.live.hints.sent_at = None;
+        }
         self.live.routed = false;
         self.live.read_at = Some(now);
     }
