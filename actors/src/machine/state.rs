@@ -430,7 +430,8 @@ impl TaskState {
         }
         if matches!(prompt.kind, PromptKind::First | PromptKind::Resume) {
             for record in &mut self.prompts {
-                record.superseded |= !record.taken_up;
+                // What stands in the session is read with the new prompt; what does not is said again by it.
+                record.superseded |= !record.taken_up && !record.seen;
             }
         }
         self.interrupted = false;
