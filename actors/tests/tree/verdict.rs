@@ -202,6 +202,8 @@ fn of_runs(tallies: &Tallies) -> Vec<String> {
         let allowed = match cause {
             RunCause::Fresh => 1 + tallies.deaths,
             RunCause::Resumed => tallies.deaths,
+            // An answer was lost and the prompt not yet stored: it had to be sent again.
+            RunCause::Copied => u32::MAX,
             RunCause::Again | RunCause::Older => 0,
         };
         if *count > allowed {

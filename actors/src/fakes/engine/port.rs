@@ -175,7 +175,7 @@ impl FakeEngine {
     }
 
     /// Stores a prompt that was accepted before, and begins a run as the session's state has it.
-    fn arrive(&self, id: &str, prompt: &Prompt) {
+    fn arrive(&self, id: &str, prompt: &Prompt, copied: bool) {
         let mut records = lock(&self.0.records);
         let Records {
             sessions, tallies, ..
@@ -192,6 +192,10 @@ impl FakeEngine {
         if session.run.is_some() {
             return;
         }
+        let cause = match cause {
+            RunCause::Again | RunCause::Older if copied => RunCause::Copied,
+            cause => cause,
+        };
         *tallies.runs.entry((message.clone(), cause)).or_default() += 1;
         self.begin_run(session, message, cause);
     }
@@ -414,9 +418,10 @@ impl Engine for FakeEngine {
                 let engine = self.clone();
                 let prompt = request.prompt.clone();
                 let message = prompt.message_id.clone();
+                let copied = session.run.is_some() || !session.knows(&message);
                 let arriving = tokio::spawn(async move {
                     tokio::time::sleep(Duration::from_millis(wait)).await;
-                    engine.arrive(&id, &prompt);
+                    engine.arrive(&id, &prompt, copied);
                 });
                 session.lagging.push((message, arriving.abort_handle()));
                 Ok(())

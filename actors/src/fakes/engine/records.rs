@@ -76,6 +76,8 @@ pub enum RunCause {
     Again,
     /// A prompt that was not the newest was repeated and ran again.
     Older,
+    /// As the two before, but by a copy that was sent before the first one had ended.
+    Copied,
 }
 
 pub(super) struct Session {
@@ -118,6 +120,10 @@ impl Session {
         self.messages
             .iter()
             .rposition(|message| matches!(message, Message::User { .. }))
+    }
+
+    pub(super) fn knows(&self, message: &str) -> bool {
+        self.messages.iter().any(|known| known.is_user(message))
     }
 
     fn newest_assistant(&self) -> Option<usize> {
