@@ -113,6 +113,8 @@ impl Machine {
                 self.live.verdict = None;
                 if unaccepted {
                     self.emit(now, out, Event::PromptAccepted { number });
+                } else {
+                    self.live.repeated_at = Some(now);
                 }
                 self.read_by(now.plus_ms(1_000));
             }
@@ -521,6 +523,7 @@ impl Machine {
         );
         match &verdict {
             Verdict::Working => {
+                self.live.repeated_at = None;
                 self.live.verdict = None;
                 self.live.undecided_since = None;
                 return;
@@ -553,6 +556,7 @@ impl Machine {
             Verdict::Resend(number) => {
                 self.live.hints.resends += 1;
                 self.live.hints.sent_at = Some(now);
+                self.live.repeated_at = Some(now);
                 self.live.resend = Some(number);
             }
             Verdict::Resume(reason) => {
@@ -564,6 +568,7 @@ impl Machine {
                     .find(|record| !record.superseded);
                 self.live.resend = newest.map(|record| record.prompt.number);
                 self.live.hints.sent_at = Some(now);
+                self.live.repeated_at = Some(now);
                 let resume = self.state.resumes + 1;
                 self.emit(now, out, Event::ResumeWanted { resume, reason });
             }

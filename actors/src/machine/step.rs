@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::decide::{Hints, Verdict};
+use super::decide::{Hints, TAKE_UP_GRACE_MS, Verdict};
 use super::input::{Context, Effect, Input, Reply, Step, Ticket};
 use super::observe::Observations;
 use super::prompt;
@@ -56,6 +56,8 @@ pub(super) struct Volatile {
     pub(super) routed: bool,
     pub(super) released: bool,
     pub(super) resend: Option<u32>,
+    /// When a prompt was last repeated; none once the engine was seen to work on it.
+    pub(super) repeated_at: Option<WallTime>,
     pub(super) read_at: Option<WallTime>,
     pub(super) not_before: Option<WallTime>,
     pub(super) failures: u32,
@@ -158,6 +160,7 @@ impl Machine {
 
     fn recovered(&mut self, now: WallTime) {
         self.live.must_read = true;
+        self.live.repeated_at = self.state.resumed_at;
         if self.state.session.is_some() {
             self.live.undecided_since = Some(now);
         }
@@ -287,7 +290,7 @@ impl Machine {
             self.live.must_read = false;
         }
         self.read_if_due(cx.now, out);
-        self.send_next(out);
+        self.send_next(cx.now, out);
     }
 
     fn advance_run(&mut self, cx: &mut Context<'_>, out: &mut Step, held_off: bool) {
@@ -305,7 +308,7 @@ impl Machine {
             self.send_kept_messages(cx, out);
             if !held_off {
                 self.give_answers(out);
-                self.send_next(out);
+                self.send_next(cx.now, out);
             }
         }
         self.read_if_due(cx.now, out);
@@ -394,7 +397,7 @@ impl Machine {
     }
 
     /// Sends the oldest prompt that the engine has not taken, one at a time, or the one to be repeated.
-    fn send_next(&mut self, out: &mut Step) {
+    fn send_next(&mut self, now: WallTime, out: &mut Step) {
         // An abort under way would end the run that a prompt begins.
         if self.live.sending.is_some() || self.live.must_read || self.live.aborting {
             return;
@@ -408,7 +411,7 @@ impl Machine {
                 .prompts
                 .iter()
                 .find(|r| r.prompt.number == number),
-            None => self.next_unsent(),
+            None => self.next_unsent(now),
         };
         if let Some(prompt) = next.map(|record| record.prompt.clone()) {
             self.live.sending = Some(prompt.number);
@@ -419,9 +422,13 @@ impl Machine {
 
     /// The oldest prompt not yet taken. Only when those before it are stored: a cold server stores what it took within
     /// seconds, in no certain order, and a message must not come before the task.
-    fn next_unsent(&self) -> Option<&PromptRecord> {
+    fn next_unsent(&self, now: WallTime) -> Option<&PromptRecord> {
         let open = || self.state.prompts.iter().filter(|r| r.is_open());
-        let on_its_way = open().any(|r| r.accepted_at.is_some() && !r.seen);
+        let repeated = self
+            .live
+            .repeated_at
+            .is_some_and(|at| now.ms_since(at) < TAKE_UP_GRACE_MS);
+        let on_its_way = repeated || open().any(|r| r.accepted_at.is_some() && !r.seen);
         open().find(|r| r.accepted_at.is_none() && !on_its_way)
     }
 
