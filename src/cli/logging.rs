@@ -42,7 +42,8 @@ fn init<W>(format: LogFormat, level: &str, writer: W, colours: bool) -> Result<(
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let filter = EnvFilter::try_new(level).map_err(|error| {
+    // Libraries speak only when asked to by name: an idle server is silent.
+    let filter = EnvFilter::try_new(format!("rmcp=warn,sqlx=warn,hyper=warn,{level}")).map_err(|error| {
         CliError::Usage(format!(
             "\"{level}\" is no log filter ({error}); such as info, debug or info,chargehand=debug"
         ))
