@@ -8,6 +8,8 @@ mod cli_run;
 mod cli_support;
 mod journal;
 mod mcp;
+mod opencode_fake;
+mod opencode_remote;
 mod outward;
 mod scripted_model;
 mod system;
