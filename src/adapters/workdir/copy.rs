@@ -206,11 +206,11 @@ impl Copy<'_> {
             &level.to,
             name,
             flags | OFlags::CLOEXEC,
-            rights(&stat, 0o600),
+            rights(&stat, Mode::RUSR | Mode::WUSR),
         )?;
         let mut to = File::from(to);
         std::io::copy(&mut from, &mut to)?;
-        rustix::fs::fchmod(&to, rights(&stat, 0o600))?;
+        rustix::fs::fchmod(&to, rights(&stat, Mode::RUSR | Mode::WUSR))?;
         rustix::fs::futimens(&to, &times(&stat))?;
         Ok(())
     }
@@ -229,7 +229,7 @@ impl Copy<'_> {
                 show(path)
             ))));
         }
-        rustix::fs::mkdirat(&level.to, name, rights(&stat, 0o700))?;
+        rustix::fs::mkdirat(&level.to, name, rights(&stat, Mode::RWXU))?;
         self.pending.push(Level {
             from,
             to: open_directory(level.to.as_fd(), name)?,
@@ -278,18 +278,20 @@ impl From<std::io::Error> for Halt {
 }
 
 /// The rights of the original, without set-id bits, and with what the owner needs.
-fn rights(stat: &Stat, owner: u32) -> Mode {
-    Mode::from_raw_mode((stat.st_mode & 0o777) | owner)
+fn rights(stat: &Stat, owner: Mode) -> Mode {
+    let ordinary = Mode::RWXU | Mode::RWXG | Mode::RWXO;
+    (Mode::from_raw_mode(stat.st_mode) & ordinary) | owner
 }
 
 fn times(stat: &Stat) -> Timestamps {
-    let time = |seconds: i64, nanos: u64| rustix::fs::Timespec {
-        tv_sec: seconds,
-        tv_nsec: i64::try_from(nanos).unwrap_or(0),
+    // The kernel's types differ between systems.
+    let time = |seconds: i128, nanos: i128| rustix::fs::Timespec {
+        tv_sec: seconds.try_into().unwrap_or(0),
+        tv_nsec: nanos.try_into().unwrap_or(0),
     };
     Timestamps {
-        last_access: time(stat.st_atime, stat.st_atime_nsec),
-        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
+        last_access: time(stat.st_atime.into(), stat.st_atime_nsec.into()),
+        last_modification: time(stat.st_mtime.into(), stat.st_mtime_nsec.into()),
     }
 }
 

@@ -17,9 +17,9 @@ use rustix::fs::Stat;
 
 use super::blocking::Stop;
 use super::confined::{Stamp, open_asked};
-use super::layout::{Place, State, Unrecorded};
+use super::layout::Place;
 use super::manifest::{BlobId, Manifest, Mode, blob_id};
-use super::names::show;
+use super::names::{parse, show};
 use super::settings::WorkdirLimits;
 use super::walk::{Found, walk};
 
@@ -33,8 +33,6 @@ const PAGE: u64 = 10_000;
 pub(super) struct Memory {
     /// Where and since when.
     pub(super) place: Place,
-    /// Its preparation.
-    pub(super) state: State,
     /// The baseline; none when there was no git.
     pub(super) manifest: Option<Arc<Manifest>>,
     ids: Mutex<HashMap<Vec<u8>, (Stamp, BlobId)>>,
@@ -63,10 +61,9 @@ enum Now {
 
 impl Memory {
     /// Nothing is remembered yet.
-    pub(super) fn new(place: Place, state: State, manifest: Option<Arc<Manifest>>) -> Self {
+    pub(super) fn new(place: Place, manifest: Option<Arc<Manifest>>) -> Self {
         Self {
             place,
-            state,
             manifest,
             ids: Mutex::new(HashMap::new()),
         }
@@ -139,18 +136,13 @@ impl Memory {
 
     fn add_deleted(&self, found: &mut Things, page: &Page) {
         let recorded = self.manifest.iter().flat_map(|m| m.files.keys().cloned());
-        let unrecorded = self
-            .unrecorded()
-            .map(|file| super::names::parse(&file.path));
+        let unrecorded = self.manifest.iter().flat_map(|m| m.unrecorded.keys());
+        let unrecorded = unrecorded.map(|path| parse(path.as_str()));
         for path in recorded.chain(unrecorded).filter(|path| page.covers(path)) {
             found
                 .entry(show(&path))
                 .or_insert_with(|| (path, Now::Gone));
         }
-    }
-
-    fn unrecorded(&self) -> impl Iterator<Item = &Unrecorded> {
-        self.state.baseline.iter().flat_map(|b| b.unrecorded.iter())
     }
 
     fn entry(
@@ -182,9 +174,9 @@ impl Memory {
             Some(kept) if kept.mode == Mode::Link => (FileKind::Symlink, kept.size),
             Some(kept) => (FileKind::File, kept.size),
             None => {
-                let shown = show(path);
-                let size = self.unrecorded().find(|file| file.path == shown);
-                (FileKind::File, size.map_or(0, |file| file.size))
+                let manifest = self.manifest.as_ref();
+                let then = manifest.and_then(|m| m.unrecorded.get(&show(path)));
+                (FileKind::File, then.map_or(0, |file| file.size))
             }
         }
     }
@@ -199,11 +191,11 @@ impl Memory {
     ) -> Option<FileMark> {
         let manifest = self.manifest.as_ref()?;
         let Some(kept) = manifest.files.get(path) else {
-            let Some(then) = self.unrecorded().find(|file| file.path == shown) else {
+            if !manifest.unrecorded.contains_key(shown) {
                 return Some(FileMark::Added);
-            };
+            }
             return match now {
-                Now::File(stat) if Unrecorded::new(path, &Stamp::of(stat)) == *then => None,
+                Now::File(stat) if manifest.is_as_unrecorded(path, &Stamp::of(stat)) => None,
                 Now::Gone => Some(FileMark::Deleted),
                 Now::File(_) | Now::Link(..) | Now::Special(_) => Some(FileMark::Modified),
             };
@@ -214,11 +206,8 @@ impl Memory {
             Now::Link(_, target) => kept.mode == Mode::Link && blob_id(target) == kept.id,
             Now::File(stat) => {
                 let stamp = Stamp::of(stat);
-                let unread = self
-                    .unrecorded()
-                    .any(|file| file.path == shown && *file == Unrecorded::new(path, &stamp));
-                unread
-                    || (kept.mode == Mode::of_file(stat.st_mode)
+                manifest.is_as_unrecorded(path, &stamp)
+                    || (kept.mode == Mode::of_file(stat)
                         && kept.size == stamp.size
                         && stamp.size <= limits.file_bytes
                         && self.id(root, path, shown, &stamp) == Some(kept.id))
