@@ -15,7 +15,7 @@ use super::git::{Git, run, start, succeed};
 use super::import::{IMPORT_REF, Import, Imported, import, in_words};
 use super::layout::{Baseline, Place, disk};
 use super::manifest::Manifest;
-use super::names::{parse, show};
+use super::names::{is_below_any, parse, show};
 use super::prepare::{commit, set_ref};
 use super::settings::WorkdirSettings;
 
@@ -198,8 +198,8 @@ fn add_what_no_tree_holds(
         }
         match files.get_mut(&path) {
             Some(file) => file.mark = FileMark::Modified,
-            // When not everything was looked at, absence says nothing.
-            None if imported.cut.is_some() || !imported.closed.is_empty() => {}
+            // Where nobody looked, absence says nothing.
+            None if imported.cut.is_some() || is_below_any(&path, &imported.closed) => {}
             None => {
                 let mut file = change(&path, FileMark::Deleted);
                 file.binary = true;

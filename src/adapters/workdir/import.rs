@@ -21,7 +21,7 @@ use super::confined::{Stamp, open_regular};
 use super::git::{Git, start, word};
 use super::layout::Place;
 use super::manifest::{Manifest, Mode, blob_id, hex};
-use super::names::show;
+use super::names::{is_below_any, show};
 use super::settings::WorkdirLimits;
 use super::walk::{Found, Spot, special_reason, walk};
 
@@ -313,8 +313,7 @@ impl Producer {
             .submodules
             .iter()
             .filter(|(path, _)| {
-                let hidden = self.result.cut.is_some()
-                    || ancestors(path).any(|up| self.result.closed.iter().any(|dir| dir == up));
+                let hidden = self.result.cut.is_some() || is_below_any(path, &self.result.closed);
                 hidden && !self.seen.contains(*path)
             })
             .collect();

@@ -19,7 +19,7 @@ use super::blocking::Stop;
 use super::confined::{Stamp, open_asked};
 use super::layout::Place;
 use super::manifest::{BlobId, Manifest, Mode, blob_id};
-use super::names::{parse, show};
+use super::names::{is_below_any, parse, show};
 use super::settings::WorkdirLimits;
 use super::walk::{Found, walk};
 
@@ -52,6 +52,15 @@ pub(super) struct Page {
 /// By shown path: the path's bytes and what is there.
 type Things = BTreeMap<String, (Vec<u8>, Now)>;
 
+/// What a walk saw.
+struct Walked {
+    things: Things,
+    /// Directories not entered.
+    closed: Vec<Vec<u8>>,
+    /// It ended before it was through.
+    cut: bool,
+}
+
 enum Now {
     File(Stat),
     Link(Stat, Vec<u8>),
@@ -77,9 +86,13 @@ impl Memory {
         page: &Page,
         stop: &Stop,
     ) -> Result<FileList, WorkdirError> {
-        let (mut found, complete) = self.now(root, limits, page, stop)?;
-        if complete {
-            self.add_deleted(&mut found, page);
+        let Walked {
+            things: mut found,
+            closed,
+            cut,
+        } = self.now(root, limits, page, stop)?;
+        if !cut {
+            self.add_deleted(&mut found, page, &closed);
         }
         let total = found.len() as u64;
         let start = usize::try_from(page.offset).unwrap_or(usize::MAX);
@@ -93,22 +106,22 @@ impl Memory {
             files,
             total,
             offset: page.offset,
-            cut: !complete,
+            cut: cut || !closed.is_empty(),
         })
     }
 
-    /// What is there, by shown path; false when not everything was looked at.
+    /// What is there.
     fn now(
         &self,
         root: &Dir,
         limits: &WorkdirLimits,
         page: &Page,
         stop: &Stop,
-    ) -> Result<(Things, bool), WorkdirError> {
+    ) -> Result<Walked, WorkdirError> {
         let none = BTreeMap::new();
         let submodules = self.manifest.as_ref().map_or(&none, |m| &m.submodules);
         let mut found = BTreeMap::new();
-        let mut complete = true;
+        let mut closed = Vec::new();
         let end = walk(root, limits, submodules, |thing| {
             stop.check()?;
             let (path, now) = match thing {
@@ -120,8 +133,8 @@ impl Memory {
                     }
                 }
                 Found::Special(path, stat) => (path, Now::Special(stat)),
-                Found::Closed(..) => {
-                    complete = false;
+                Found::Closed(path, _) => {
+                    closed.push(path.to_vec());
                     return Ok(());
                 }
                 Found::Submodule(..) | Found::Unfit(..) => return Ok(()),
@@ -131,14 +144,21 @@ impl Memory {
             }
             Ok(())
         })?;
-        Ok((found, complete && end.cut.is_none()))
+        Ok(Walked {
+            things: found,
+            closed,
+            cut: end.cut.is_some(),
+        })
     }
 
-    fn add_deleted(&self, found: &mut Things, page: &Page) {
+    fn add_deleted(&self, found: &mut Things, page: &Page, closed: &[Vec<u8>]) {
         let recorded = self.manifest.iter().flat_map(|m| m.files.keys().cloned());
         let unrecorded = self.manifest.iter().flat_map(|m| m.unrecorded.keys());
         let unrecorded = unrecorded.map(|path| parse(path.as_str()));
-        for path in recorded.chain(unrecorded).filter(|path| page.covers(path)) {
+        for path in recorded.chain(unrecorded) {
+            if !page.covers(&path) || is_below_any(&path, closed) {
+                continue;
+            }
             found
                 .entry(show(&path))
                 .or_insert_with(|| (path, Now::Gone));
