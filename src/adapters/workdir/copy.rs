@@ -8,6 +8,7 @@ use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use cap_std::fs::Dir;
 use chargehand_actors::ports::WorkdirError;
@@ -31,6 +32,13 @@ struct Level {
     path: Vec<u8>,
 }
 
+/// A directory to copy; opened only when its turn comes, as there may be more of them than handles.
+struct Pending {
+    parent: Rc<Level>,
+    name: CString,
+    path: Vec<u8>,
+}
+
 struct Copy<'a> {
     limits: &'a WorkdirLimits,
     stop: &'a Stop,
@@ -38,7 +46,7 @@ struct Copy<'a> {
     entries: u64,
     bytes: u64,
     passed_by: Vec<String>,
-    pending: Vec<Level>,
+    pending: Vec<Pending>,
 }
 
 /// Checks the path of a directory source; gives its real path.
@@ -88,14 +96,18 @@ pub(super) fn copy_directory(
         entries: 0,
         bytes: 0,
         passed_by: Vec::new(),
-        pending: vec![Level {
-            from,
-            to: open(to)?,
-            path: Vec::new(),
-        }],
+        pending: Vec::new(),
     };
-    while let Some(level) = copy.pending.pop() {
-        copy.level(&level)?;
+    copy.level(&Rc::new(Level {
+        from,
+        to: open(to)?,
+        path: Vec::new(),
+    }))?;
+    while let Some(next) = copy.pending.pop() {
+        let level = copy.enter(&next).map_err(|error| error.told(&next.path))?;
+        if let Some(level) = level {
+            copy.level(&Rc::new(level))?;
+        }
     }
     if copy.passed_by.is_empty() {
         return Ok(None);
@@ -111,7 +123,7 @@ pub(super) fn copy_directory(
 }
 
 impl Copy<'_> {
-    fn level(&mut self, level: &Level) -> Result<(), WorkdirError> {
+    fn level(&mut self, level: &Rc<Level>) -> Result<(), WorkdirError> {
         let error = |error: Errno| failed(&level.path, &error.into());
         let mut names = Vec::new();
         for entry in rustix::fs::Dir::read_from(&level.from).map_err(error)? {
@@ -130,15 +142,12 @@ impl Copy<'_> {
             }
             path.extend_from_slice(name.to_bytes());
             self.entry(level, &name, &path)
-                .map_err(|error| match error {
-                    Halt::Told(error) => error,
-                    Halt::Failed(error) => failed(&path, &error),
-                })?;
+                .map_err(|error| error.told(&path))?;
         }
         Ok(())
     }
 
-    fn entry(&mut self, level: &Level, name: &CString, path: &[u8]) -> Result<(), Halt> {
+    fn entry(&mut self, level: &Rc<Level>, name: &CString, path: &[u8]) -> Result<(), Halt> {
         let stat = rustix::fs::statat(level.from.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW)?;
         let kind = file_type(&stat);
         if name.to_bytes() == b".git"
@@ -155,7 +164,14 @@ impl Copy<'_> {
                 rustix::fs::symlinkat(target, &level.to, name)?;
                 Ok(())
             }
-            FileType::Directory => self.directory(level, name, path),
+            FileType::Directory => {
+                self.pending.push(Pending {
+                    parent: Rc::clone(level),
+                    name: name.clone(),
+                    path: path.to_vec(),
+                });
+                Ok(())
+            }
             other => {
                 self.pass_by(path, special(other));
                 Ok(())
@@ -215,12 +231,14 @@ impl Copy<'_> {
         Ok(())
     }
 
-    fn directory(&mut self, level: &Level, name: &CStr, path: &[u8]) -> Result<(), Halt> {
-        let from = open_directory(level.from.as_fd(), name)?;
+    /// Makes the copy of a directory; none when it is passed by.
+    fn enter(&mut self, next: &Pending) -> Result<Option<Level>, Halt> {
+        let path = &next.path;
+        let from = open_directory(next.parent.from.as_fd(), &next.name)?;
         let stat = rustix::fs::fstat(&from)?;
         if device(&stat) != self.device {
             self.pass_by(path, "another file system");
-            return Ok(());
+            return Ok(None);
         }
         if path.iter().filter(|byte| **byte == b'/').count() >= self.limits.depth {
             return Err(Halt::Told(WorkdirError::TooLarge(format!(
@@ -229,13 +247,13 @@ impl Copy<'_> {
                 show(path)
             ))));
         }
-        rustix::fs::mkdirat(&level.to, name, rights(&stat, Mode::RWXU))?;
-        self.pending.push(Level {
+        let to = &next.parent.to;
+        rustix::fs::mkdirat(to, &next.name, rights(&stat, Mode::RWXU))?;
+        Ok(Some(Level {
             from,
-            to: open_directory(level.to.as_fd(), name)?,
-            path: path.to_vec(),
-        });
-        Ok(())
+            to: open_directory(to.as_fd(), &next.name)?,
+            path: path.clone(),
+        }))
     }
 
     fn check(&self) -> Result<(), WorkdirError> {
@@ -257,6 +275,15 @@ impl Copy<'_> {
 
     fn pass_by(&mut self, path: &[u8], why: &str) {
         self.passed_by.push(format!("{} ({why})", show(path)));
+    }
+}
+
+impl Halt {
+    fn told(self, path: &[u8]) -> WorkdirError {
+        match self {
+            Self::Told(error) => error,
+            Self::Failed(error) => failed(path, &error),
+        }
     }
 }
 

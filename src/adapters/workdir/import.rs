@@ -17,7 +17,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
 
 use super::blocking::{Hold, Stop, blocking};
-use super::confined::{Stamp, open_regular};
+use super::confined::{Stamp, device, open_regular};
 use super::git::{Git, start, word};
 use super::layout::Place;
 use super::manifest::{Manifest, Mode, blob_id, hex};
@@ -184,8 +184,8 @@ impl Producer {
 
     fn file(&mut self, spot: Spot<'_>, listed: &Stat) -> Result<(), WorkdirError> {
         let (file, stat) = match open_regular(spot.dir, spot.name) {
-            Ok(Some(opened)) => opened,
-            Ok(None) => {
+            Ok(Some(opened)) if device(&opened.1) == device(listed) => opened,
+            Ok(_) => {
                 self.left_out(spot.path, "it was replaced while it was read");
                 return Ok(());
             }

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::confined::{Stamp, open_below};
 use super::names::components;
+use super::remove::open_up;
 use super::settings::WorkdirSettings;
 
 const STATE: &str = "state.json";
@@ -271,7 +273,17 @@ impl Place {
     /// Opens the workdir; a link in its place is refused.
     pub(super) fn open(&self) -> Result<Dir, WorkdirError> {
         let task = self.attempt.task;
-        open_below(&self.root, &[&task.to_string(), &self.name, "work"]).map_err(|error| {
+        let open = || open_below(&self.root, &[&task.to_string(), &self.name, "work"]);
+        let opened = open().or_else(|error| {
+            if error.kind() != io::ErrorKind::PermissionDenied {
+                return Err(error);
+            }
+            // A worker may have taken the rights away from itself and us.
+            let holder = open_below(&self.root, &[&task.to_string(), &self.name])?;
+            open_up(holder.as_fd(), c"work");
+            open()
+        });
+        opened.map_err(|error| {
             if error.kind() == io::ErrorKind::NotFound {
                 missing(task)
             } else {

@@ -172,18 +172,19 @@ async fn fill(
 
 /// A copied directory keeps its repository, which must not work on the original; without one it gets a new one.
 async fn own_repository(git: &Git, place: &Place) -> Result<(), WorkdirError> {
-    let config = place.workdir.join(".git/config");
-    if !is_there(&config).await {
+    if !is_there(&place.workdir.join(".git/config")).await {
         return init_workdir(git, place, "main").await;
     }
-    let mut command = git.call();
-    command.arg("config").arg("--file").arg(&config).args([
-        "--no-includes",
-        "--unset-all",
-        "core.worktree",
-    ]);
-    // Fails when it is not set, which is the ordinary case.
-    run(command, 4096).await.map(drop)
+    for file in ["config", "config.worktree"] {
+        let mut command = git.call();
+        command
+            .args(["config", "--file"])
+            .arg(place.workdir.join(".git").join(file))
+            .args(["--no-includes", "--unset-all", "core.worktree"]);
+        // Fails when it is not set, which is the ordinary case.
+        run(command, 4096).await?;
+    }
+    Ok(())
 }
 
 async fn is_there(path: &Path) -> bool {

@@ -1,5 +1,6 @@
 //! A workdir from its preparation to its removal.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -210,6 +211,8 @@ async fn a_deleted_moved_or_linked_repository_of_the_workdir_changes_nothing() {
     std::fs::remove_file(work.join(".git")).unwrap();
     write(&work, ".git", "gitdir: /etc\n");
     assert_eq!(disk.collect().await, expected);
+    std::fs::set_permissions(&work, PermissionsExt::from_mode(0o000)).unwrap();
+    assert_eq!(disk.collect().await, expected);
 }
 
 #[tokio::test]
@@ -254,7 +257,6 @@ async fn without_git_there_is_a_workdir_and_a_note() {
 
 #[tokio::test]
 async fn a_preparation_given_up_leaves_no_process_behind() {
-    use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
     let script = dir.path().join("git");
     let pids = dir.path().join("pids");
