@@ -304,11 +304,12 @@ impl LocalEngine {
             return;
         }
         let path = self.files.lease();
+        let every = LEASE_EVERY.min(self.settings.guard.abandoned_after / 4);
         let task = tokio::spawn(async move {
             loop {
                 // A full disk must not end the engine; the guard's patience is far longer than one failure.
                 drop(touch(&path));
-                tokio::time::sleep(LEASE_EVERY).await;
+                tokio::time::sleep(every).await;
             }
         });
         *lease = Some(task.abort_handle());

@@ -64,9 +64,6 @@ pub(super) fn launch(launch: &Launch<'_>) -> Result<tokio::process::Child, Engin
         .stdout(log)
         .stderr(log_too)
         .kill_on_drop(false);
-    // The guard leaves for a session of its own; until then a Ctrl-C for Chargehand's group must not reach it.
-    #[cfg(unix)]
-    command.process_group(0);
     command.spawn().map_err(|error| {
         EngineError::Unusable(format!(
             "the guard {} cannot be started: {error}",

@@ -221,24 +221,24 @@ impl Memory {
                     || (kept.mode == Mode::of_file(stat.st_mode)
                         && kept.size == stamp.size
                         && stamp.size <= limits.file_bytes
-                        && self.id(root, path, shown) == Some(kept.id))
+                        && self.id(root, path, shown, &stamp) == Some(kept.id))
             }
         };
         (!same).then_some(FileMark::Modified)
     }
 
     /// The content's id; none when the file cannot be read any more.
-    fn id(&self, root: &Dir, path: &[u8], shown: &str) -> Option<BlobId> {
+    fn id(&self, root: &Dir, path: &[u8], shown: &str, listed: &Stamp) -> Option<BlobId> {
+        let remembered = self.remembered().get(path).copied();
+        if let Some((_, id)) = remembered.filter(|(then, _)| then == listed) {
+            return Some(id);
+        }
         let parts: Vec<Vec<u8>> = path
             .split(|byte| *byte == b'/')
             .map(<[u8]>::to_vec)
             .collect();
         let (mut file, stat) = open_asked(root, &parts, shown).ok()?;
         let stamp = Stamp::of(&stat);
-        let remembered = self.remembered().get(path).copied();
-        if let Some((_, id)) = remembered.filter(|(then, _)| *then == stamp) {
-            return Some(id);
-        }
         let mut content = Vec::new();
         // One byte more than it had: a file that grows meanwhile cannot pass for the old one.
         file.by_ref()
