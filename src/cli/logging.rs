@@ -42,8 +42,13 @@ fn init<W>(format: LogFormat, level: &str, writer: W, colours: bool) -> Result<(
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    // Libraries speak only when asked to by name: an idle server is silent.
-    let filter = EnvFilter::try_new(format!("rmcp=warn,sqlx=warn,hyper=warn,{level}")).map_err(|error| {
+    // A client's every request is news to rmcp, and its every good-bye an error.
+    let quiet = if level.contains("rmcp") {
+        String::new()
+    } else {
+        ",rmcp=warn,rmcp::service=off".to_owned()
+    };
+    let filter = EnvFilter::try_new(format!("{level}{quiet}")).map_err(|error| {
         CliError::Usage(format!(
             "\"{level}\" is no log filter ({error}); such as info, debug or info,chargehand=debug"
         ))

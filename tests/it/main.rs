@@ -5,6 +5,7 @@ mod cli_bridge;
 mod cli_exit;
 mod cli_render;
 mod cli_run;
+mod cli_serve;
 mod cli_support;
 mod journal;
 mod mcp;
