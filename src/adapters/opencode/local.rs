@@ -263,11 +263,11 @@ impl LocalEngine {
         process: ProcessRecord,
         adopted: bool,
     ) -> Result<EngineReady, EngineError> {
-        if let Ok(known) = self.running() {
-            if known.process == process {
-                health(&known.driver.client, &known.process).await?;
-                return Ok(ready(&known, None));
-            }
+        if let Ok(known) = self.running()
+            && known.process == process
+        {
+            health(&known.driver.client, &known.process).await?;
+            return Ok(ready(&known, None));
         }
         let port = wait_for_port(record, &process).await?;
         let url = Url::parse(&format!("http://127.0.0.1:{port}/"))
