@@ -103,7 +103,9 @@ impl Actor for Reaper {
         for removal in args.removals {
             let key = state.take(removal);
             // Armed engines are tried when they say so; this is for those that no longer exist.
-            state.jobs.after(Duration::from_secs(1), ReaperMsg::Retry(Box::new(key)));
+            state
+                .jobs
+                .after(Duration::from_secs(1), ReaperMsg::Retry(Box::new(key)));
         }
         Ok(state)
     }
