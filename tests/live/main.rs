@@ -1,1 +1,3 @@
 //! Tests with the real OpenCode.
+
+mod cli_demo;
