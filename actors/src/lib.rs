@@ -11,7 +11,7 @@
 //! ├─ engines           one engine actor per configured engine
 //! │  └─ engine …       health, the one event stream, reconciliation
 //! ├─ workspace-sync    the planner's memory    ┐
-//! ├─ rooms             Matrix rooms            ├ only when configured; one lane per task
+//! ├─ rooms             Matrix rooms            ├ only when configured; one child actor per task
 //! └─ notifier          completion notices      ┘
 //! ```
 //!
@@ -39,6 +39,7 @@ pub mod handle;
 pub mod id;
 pub mod jobs;
 mod journal;
+mod lane;
 pub mod machine;
 mod outward;
 pub mod ports;

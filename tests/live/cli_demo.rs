@@ -4,18 +4,18 @@
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use crate::harness;
+
 /// The program with a data directory of its own and the OpenCode that the tests use.
-fn chargehand(data: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_chargehand"));
+fn chargehand(data: &Path, opencode: &Path) -> Command {
+    let mut command = Command::new(harness::chargehand());
     for (name, _) in std::env::vars() {
         if name.starts_with("CHARGEHAND_") || name.ends_with("_API_KEY") {
             command.env_remove(name);
         }
     }
-    if let Ok(opencode) = std::env::var("CHARGEHAND_TEST_OPENCODE") {
-        command.env("CHARGEHAND_ENGINES_LOCAL_OPENCODE", opencode);
-    }
     command
+        .env("CHARGEHAND_ENGINES_LOCAL_OPENCODE", opencode)
         .env("XDG_CONFIG_HOME", data)
         .env("CHARGEHAND_DATA_DIR", data)
         .stdin(Stdio::null());
@@ -30,10 +30,13 @@ fn told(output: &Output) -> String {
     format!("{}\n{}", text(&output.stderr), text(&output.stdout))
 }
 
-#[test]
-fn the_demo_ends_with_a_mended_program_and_nothing_left() {
+#[tokio::test]
+async fn the_demo_ends_with_a_mended_program_and_nothing_left() {
+    let Some(opencode) = harness::opencode().await else {
+        return;
+    };
     let data = tempfile::tempdir().unwrap();
-    let output = chargehand(data.path())
+    let output = chargehand(data.path(), &opencode)
         .args(["demo", "--scripted"])
         .output()
         .unwrap();
@@ -53,8 +56,11 @@ fn the_demo_ends_with_a_mended_program_and_nothing_left() {
     assert_eq!(left, 0, "the private data directory is removed");
 }
 
-#[test]
-fn a_run_without_a_reachable_model_fails_politely_and_leaves_nothing() {
+#[tokio::test]
+async fn a_run_without_a_reachable_model_fails_politely_and_leaves_nothing() {
+    let Some(opencode) = harness::opencode().await else {
+        return;
+    };
     let data = tempfile::tempdir().unwrap();
     let config = data.path().join("chargehand.toml");
     // Nobody listens on port 9: the provider never answers.
@@ -67,7 +73,7 @@ options = { baseURL = "http://127.0.0.1:9/v1", apiKey = "none" }
 models = { model = { name = "Nobody" } }
 "#;
     std::fs::write(&config, provider).unwrap();
-    let output = chargehand(data.path())
+    let output = chargehand(data.path(), &opencode)
         .args([
             "run",
             "Say hello",

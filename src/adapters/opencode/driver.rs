@@ -406,16 +406,23 @@ impl Driver {
 }
 
 /// What two readings must agree in to be called settled.
-fn mark_of(records: &Records) -> (usize, Option<(String, bool, Option<String>, usize)>) {
-    let last = records.messages.last().map(|message| {
-        (
-            message.info.id.clone(),
-            message.info.is_ended(),
-            message.info.finish.clone(),
-            message.parts.len(),
-        )
-    });
-    (records.messages.len(), last)
+#[derive(PartialEq, Eq)]
+struct Mark {
+    messages: usize,
+    last: String,
+    ended: bool,
+    finish: Option<String>,
+    parts: usize,
+}
+
+fn mark_of(records: &Records) -> Option<Mark> {
+    records.messages.last().map(|last| Mark {
+        messages: records.messages.len(),
+        last: last.info.id.clone(),
+        ended: last.info.is_ended(),
+        finish: last.info.finish.clone(),
+        parts: last.parts.len(),
+    })
 }
 
 fn prompt_body(request: &SendPrompt, default_model: Option<&ModelRef>) -> Value {

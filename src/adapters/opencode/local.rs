@@ -263,11 +263,11 @@ impl LocalEngine {
         process: ProcessRecord,
         adopted: bool,
     ) -> Result<EngineReady, EngineError> {
-        if let Ok(known) = self.running() {
-            if known.process == process {
-                health(&known.driver.client, &known.process).await?;
-                return Ok(ready(&known, None));
-            }
+        if let Ok(known) = self.running()
+            && known.process == process
+        {
+            health(&known.driver.client, &known.process).await?;
+            return Ok(ready(&known, None));
         }
         let port = wait_for_port(record, &process).await?;
         let url = Url::parse(&format!("http://127.0.0.1:{port}/"))
@@ -304,11 +304,12 @@ impl LocalEngine {
             return;
         }
         let path = self.files.lease();
+        let every = LEASE_EVERY.min(self.settings.guard.abandoned_after / 4);
         let task = tokio::spawn(async move {
             loop {
                 // A full disk must not end the engine; the guard's patience is far longer than one failure.
                 drop(touch(&path));
-                tokio::time::sleep(LEASE_EVERY).await;
+                tokio::time::sleep(every).await;
             }
         });
         *lease = Some(task.abort_handle());
