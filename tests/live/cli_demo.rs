@@ -57,13 +57,13 @@ async fn the_demo_ends_with_a_mended_program_and_nothing_left() {
 }
 
 #[tokio::test]
-async fn a_run_without_a_reachable_model_fails_politely_and_leaves_nothing() {
+async fn a_run_that_times_out_says_so_and_leaves_no_process() {
     let Some(opencode) = harness::opencode().await else {
         return;
     };
     let data = tempfile::tempdir().unwrap();
     let config = data.path().join("chargehand.toml");
-    // Nobody listens on port 9: the provider never answers.
+    // Nobody listens on port 9: the provider never answers, and OpenCode asks again for longer than the task may run.
     let provider = r#"
 [engines.local]
 model = "nobody/model"
@@ -89,11 +89,6 @@ models = { model = { name = "Nobody" } }
     assert_eq!(output.status.code(), Some(4), "{}", told(&output));
     let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(answer["status"], "timeout");
-    assert!(
-        text(&output.stderr).contains("model provider makes the worker wait"),
-        "{}",
-        told(&output)
-    );
     assert_eq!(processes_of(data.path()), Vec::<String>::new());
 }
 
