@@ -35,6 +35,8 @@ mod engine;
 mod engines;
 pub mod error;
 pub mod event;
+#[cfg(feature = "fakes")]
+pub mod fakes;
 pub mod handle;
 pub mod id;
 pub mod jobs;
