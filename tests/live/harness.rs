@@ -1,0 +1,343 @@
+//! What every live test needs: the scripted model, a real OpenCode behind the engine `local`, workdirs, and their end.
+//!
+//! In: a change of the settings. Out: a [`Live`] world in a directory of its own; dropping it ends every process that it
+//! started, also when a test fails. A missing OpenCode is a printed skip, and a failure where `CHARGEHAND_REQUIRE_LIVE=1`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use chargehand::adapters::opencode::{
+    GuardSettings, LocalEngine, LocalSettings, OpencodeSettings, end_leftovers, find_or_install,
+};
+use chargehand::adapters::system::SystemIds;
+use chargehand::scripted_model::{ScriptedModel, opencode_provider_config};
+use chargehand_actors::event::{Prompt, PromptKind, SessionRef};
+use chargehand_actors::id::{AttemptId, EngineName, InstanceId, TaskId};
+use chargehand_actors::ports::{
+    Activity, Engine, EngineSignal, Ids, LastMessage, OpenSession, SendPrompt, SessionReport,
+    Signal,
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// How long anything in a live test may take.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The program `chargehand` of this build.
+pub fn chargehand() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_chargehand"))
+}
+
+/// OpenCode: `CHARGEHAND_OPENCODE`, `PATH`, or an installation below the target directory. None = the test is skipped.
+pub async fn opencode() -> Option<PathBuf> {
+    let configured = std::env::var_os("CHARGEHAND_OPENCODE").map(PathBuf::from);
+    let place = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    match find_or_install(configured.as_deref(), place, &|line| eprintln!("{line}")).await {
+        Ok(program) => Some(program),
+        Err(error) if std::env::var_os("CHARGEHAND_REQUIRE_LIVE").is_some_and(|v| v == "1") => {
+            panic!("OpenCode is required here: {error}")
+        }
+        Err(error) => {
+            println!("SKIPPED, no OpenCode: {error}");
+            None
+        }
+    }
+}
+
+/// A scripted model, a data directory, settings of the engine `local`.
+pub struct Live {
+    pub model: Option<ScriptedModel>,
+    pub settings: LocalSettings,
+    pub directory: TempDir,
+    ids: SystemIds,
+}
+
+impl Live {
+    /// Prepares everything; no engine is started yet. `config` is merged over OpenCode's configuration.
+    pub async fn new(config: Value) -> Option<Self> {
+        let binary = opencode().await?;
+        let model = ScriptedModel::start(([127, 0, 0, 1], 0).into(), Vec::new())
+            .await
+            .unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let ids = SystemIds::default();
+        let mut all = opencode_provider_config(&model.base_url());
+        for (key, value) in config.as_object().into_iter().flatten() {
+            all[key] = value.clone();
+        }
+        let settings = LocalSettings {
+            name: EngineName::new("local"),
+            data_dir: directory.path().join("data"),
+            binary: Some(binary),
+            opencode: OpencodeSettings {
+                config: Some(all),
+                ..OpencodeSettings::default()
+            },
+            instance: InstanceId(ids.uuid().simple().to_string()),
+            install_progress: Arc::new(|line| eprintln!("{line}")),
+            guard: GuardSettings {
+                program: Some(chargehand()),
+                ..GuardSettings::default()
+            },
+        };
+        Some(Self {
+            model: Some(model),
+            settings,
+            directory,
+            ids,
+        })
+    }
+
+    /// An engine on the data directory, started and watched.
+    pub async fn engine(&self) -> Watched {
+        let engine = Arc::new(LocalEngine::new(self.settings.clone()));
+        engine.start().await.unwrap();
+        Watched::new(engine).await
+    }
+
+    /// A new empty git repository.
+    pub fn workdir(&self, name: &str) -> String {
+        let path = self.directory.path().join("work").join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        let made = Command::new("git").args(["init", "-q"]).arg(&path).status();
+        assert!(made.unwrap().success());
+        path.to_str().unwrap().to_owned()
+    }
+
+    pub fn attempt(&self) -> AttemptId {
+        AttemptId {
+            task: TaskId::new(self.ids.uuid()),
+            number: 1,
+        }
+    }
+
+    /// What opens the session of an attempt.
+    pub fn opening(&self, attempt: AttemptId, directory: &str) -> OpenSession {
+        OpenSession {
+            attempt,
+            directory: directory.to_owned(),
+            title: format!("live test {attempt}"),
+            model: None,
+            agent: None,
+        }
+    }
+
+    /// A prompt that carries the turns of the model.
+    pub fn prompt(&self, session: &SessionRef, number: u32, turns: Value) -> SendPrompt {
+        let script = json!({"turns": turns});
+        self.text_prompt(session, number, &format!("Do this. <stub>{script}</stub>"))
+    }
+
+    /// A prompt of plain words.
+    pub fn text_prompt(&self, session: &SessionRef, number: u32, text: &str) -> SendPrompt {
+        SendPrompt {
+            session: session.clone(),
+            prompt: Prompt {
+                number,
+                kind: PromptKind::First,
+                message_id: format!("msg_{}", self.ids.ascending()),
+                part_id: format!("prt_{}", self.ids.ascending()),
+                text: text.to_owned(),
+                carries: None,
+            },
+            model: None,
+            agent: None,
+        }
+    }
+
+    /// How many requests with tools the model got.
+    pub fn model_calls(&self) -> usize {
+        let requests = self.model.as_ref().unwrap().requests();
+        requests
+            .iter()
+            .filter(|one| one.scenario == "inline")
+            .count()
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        let settings = self.settings.clone();
+        // A thread of its own: a test's runtime may be shutting down or not allow blocking.
+        let ended = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            runtime.map(|runtime| {
+                runtime.block_on(end_leftovers(
+                    &settings.data_dir,
+                    &settings.name,
+                    &settings.instance,
+                ))
+            })
+        })
+        .join();
+        if !matches!(ended, Ok(Ok(Ok(_)))) {
+            eprintln!("the worker of the test could not be ended: {ended:?}");
+        }
+    }
+}
+
+/// An engine with its stream being read.
+pub struct Watched {
+    pub engine: Arc<LocalEngine>,
+    signals: Arc<Mutex<Vec<EngineSignal>>>,
+    watching: tokio::task::JoinHandle<()>,
+}
+
+impl Watched {
+    /// Reads the stream of a started engine.
+    pub async fn new(engine: Arc<LocalEngine>) -> Self {
+        let signals: Arc<Mutex<Vec<EngineSignal>>> = Arc::default();
+        let sink = Arc::clone(&signals);
+        let watched = Arc::clone(&engine);
+        let watching = tokio::spawn(async move {
+            let ended = watched
+                .watch(Arc::new(move |signal| {
+                    sink.lock().unwrap().push(signal);
+                    true
+                }))
+                .await;
+            eprintln!("watch ended: {ended:?}");
+        });
+        let this = Self {
+            engine,
+            signals,
+            watching,
+        };
+        this.until("the stream opens", |signals| {
+            signals
+                .iter()
+                .any(|signal| matches!(signal, EngineSignal::Open { .. }))
+        })
+        .await;
+        this
+    }
+
+    /// The same engine after its stream broke and it was started again.
+    pub async fn again(before: &Self) -> Self {
+        Self::new(Arc::clone(&before.engine)).await
+    }
+
+    /// Waits for the stream to break.
+    pub async fn broken(&mut self) {
+        tokio::time::timeout(PATIENCE, &mut self.watching)
+            .await
+            .unwrap()
+            .unwrap();
+    }
+
+    /// Signals of a session so far.
+    pub fn of(&self, session: &SessionRef) -> Vec<Signal> {
+        let signals = self.signals.lock().unwrap();
+        signals
+            .iter()
+            .filter_map(|signal| match signal {
+                EngineSignal::Session(told) if told.session == session.id => {
+                    Some(told.signal.clone())
+                }
+                EngineSignal::Session(_) | EngineSignal::Open { .. } | EngineSignal::Unknown(_) => {
+                    None
+                }
+            })
+            .collect()
+    }
+
+    /// Event types that the translator did not know.
+    pub fn unknown(&self) -> u32 {
+        let signals = self.signals.lock().unwrap();
+        signals
+            .iter()
+            .map(|signal| match signal {
+                EngineSignal::Unknown(count) => *count,
+                EngineSignal::Session(_) | EngineSignal::Open { .. } => 0,
+            })
+            .sum()
+    }
+
+    /// Waits until the signals fit.
+    pub async fn until(&self, what: &str, fits: impl Fn(&[EngineSignal]) -> bool) {
+        let end = Instant::now() + PATIENCE;
+        while !fits(&self.signals.lock().unwrap()) {
+            assert!(Instant::now() < end, "waited in vain until {what}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Reads until the report fits.
+    pub async fn report(
+        &self,
+        sent: &SendPrompt,
+        what: &str,
+        fits: impl Fn(&SessionReport) -> bool,
+    ) -> SessionReport {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let ids = vec![sent.prompt.message_id.clone()];
+            let report = self.engine.read(sent.session.clone(), ids).await.unwrap();
+            if fits(&report) {
+                return report;
+            }
+            assert!(
+                Instant::now() < end,
+                "waited in vain until {what}; last: {report:#?}"
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Reads until the prompt was answered to the end.
+    pub async fn answered(&self, sent: &SendPrompt) -> SessionReport {
+        self.report(sent, "the answer is complete", |report| {
+            report.activity == Activity::Idle
+                && report.prompts.iter().all(|prompt| prompt.taken_up)
+                && matches!(
+                    report.last,
+                    LastMessage::Assistant {
+                        completed: true,
+                        ..
+                    }
+                )
+        })
+        .await
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.watching.abort();
+    }
+}
+
+/// Whether the last message is an assistant's that ended well.
+pub fn ended_well(report: &SessionReport) -> bool {
+    match &report.last {
+        LastMessage::Assistant {
+            completed,
+            finish,
+            error,
+            rejected,
+        } => *completed && finish.as_deref() == Some("stop") && error.is_none() && !rejected,
+        LastMessage::None | LastMessage::User => false,
+    }
+}
+
+/// Waits until a file holds a text.
+pub async fn file_holds(path: &Path, text: &str) {
+    let end = Instant::now() + PATIENCE;
+    while !std::fs::read_to_string(path).is_ok_and(|content| content.contains(text)) {
+        assert!(
+            Instant::now() < end,
+            "{} never held {text:?}",
+            path.display()
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// A bash call of the model.
+pub fn bash(command: &str) -> Value {
+    json!({"tools": [{"name": "bash", "args": {"command": command, "description": "a command"}}]})
+}
