@@ -7,6 +7,8 @@ mod cli_render;
 mod cli_run;
 mod cli_support;
 mod journal;
+mod opencode_fake;
+mod opencode_remote;
 mod outward;
 mod scripted_model;
 mod system;

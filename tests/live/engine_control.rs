@@ -1,5 +1,7 @@
 //! Ending runs: the end is seen, nothing goes on behind it, removal leaves nothing.
 
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -120,8 +122,8 @@ async fn a_busy_session_is_removed_for_good() {
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(std::fs::read_to_string(&log).unwrap(), "start\n");
     watched
-        .until("the deletion is told", |_| {
-            watched.of(&session).contains(&Signal::Deleted)
+        .told(&session, "the deletion", |signal| {
+            *signal == Signal::Deleted
         })
         .await;
 }

@@ -3,13 +3,15 @@
 //! In: a change of the settings. Out: a [`Live`] world in a directory of its own; dropping it ends every process that it
 //! started, also when a test fails. A missing OpenCode is a printed skip, and a failure where `CHARGEHAND_REQUIRE_LIVE=1`.
 
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use chargehand::adapters::opencode::{
-    GuardSettings, LocalEngine, LocalSettings, OpencodeSettings, end_leftovers, find_or_install,
+    LocalEngine, LocalSettings, OpencodeSettings, WorkerSettings, end_leftovers, find_or_install,
 };
 use chargehand::adapters::system::SystemIds;
 use chargehand::scripted_model::{ScriptedModel, opencode_provider_config};
@@ -23,15 +25,15 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// How long anything in a live test may take.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 
 /// The program `chargehand` of this build.
-pub fn chargehand() -> PathBuf {
+pub(crate) fn chargehand() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_chargehand"))
 }
 
 /// OpenCode: `CHARGEHAND_OPENCODE`, `PATH`, or an installation below the target directory. None = the test is skipped.
-pub async fn opencode() -> Option<PathBuf> {
+pub(crate) async fn opencode() -> Option<PathBuf> {
     let configured = std::env::var_os("CHARGEHAND_OPENCODE").map(PathBuf::from);
     let place = Path::new(env!("CARGO_TARGET_TMPDIR"));
     match find_or_install(configured.as_deref(), place, &|line| eprintln!("{line}")).await {
@@ -47,16 +49,16 @@ pub async fn opencode() -> Option<PathBuf> {
 }
 
 /// A scripted model, a data directory, settings of the engine `local`.
-pub struct Live {
-    pub model: Option<ScriptedModel>,
-    pub settings: LocalSettings,
-    pub directory: TempDir,
+pub(crate) struct Live {
+    pub(crate) model: Option<ScriptedModel>,
+    pub(crate) settings: LocalSettings,
+    pub(crate) directory: TempDir,
     ids: SystemIds,
 }
 
 impl Live {
     /// Prepares everything; no engine is started yet. `config` is merged over OpenCode's configuration.
-    pub async fn new(config: Value) -> Option<Self> {
+    pub(crate) async fn new(config: Value) -> Option<Self> {
         let binary = opencode().await?;
         let model = ScriptedModel::start(([127, 0, 0, 1], 0).into(), Vec::new())
             .await
@@ -77,9 +79,9 @@ impl Live {
             },
             instance: InstanceId(ids.uuid().simple().to_string()),
             install_progress: Arc::new(|line| eprintln!("{line}")),
-            guard: GuardSettings {
-                program: Some(chargehand()),
-                ..GuardSettings::default()
+            worker: WorkerSettings {
+                guard: Some(chargehand()),
+                ..WorkerSettings::default()
             },
         };
         Some(Self {
@@ -91,14 +93,14 @@ impl Live {
     }
 
     /// An engine on the data directory, started and watched.
-    pub async fn engine(&self) -> Watched {
+    pub(crate) async fn engine(&self) -> Watched {
         let engine = Arc::new(LocalEngine::new(self.settings.clone()));
         engine.start().await.unwrap();
         Watched::new(engine).await
     }
 
     /// A new empty git repository.
-    pub fn workdir(&self, name: &str) -> String {
+    pub(crate) fn workdir(&self, name: &str) -> String {
         let path = self.directory.path().join("work").join(name);
         std::fs::create_dir_all(&path).unwrap();
         let made = Command::new("git").args(["init", "-q"]).arg(&path).status();
@@ -106,7 +108,7 @@ impl Live {
         path.to_str().unwrap().to_owned()
     }
 
-    pub fn attempt(&self) -> AttemptId {
+    pub(crate) fn attempt(&self) -> AttemptId {
         AttemptId {
             task: TaskId::new(self.ids.uuid()),
             number: 1,
@@ -114,7 +116,7 @@ impl Live {
     }
 
     /// What opens the session of an attempt.
-    pub fn opening(&self, attempt: AttemptId, directory: &str) -> OpenSession {
+    pub(crate) fn opening(&self, attempt: AttemptId, directory: &str) -> OpenSession {
         OpenSession {
             attempt,
             directory: directory.to_owned(),
@@ -125,13 +127,17 @@ impl Live {
     }
 
     /// A prompt that carries the turns of the model.
-    pub fn prompt(&self, session: &SessionRef, number: u32, turns: Value) -> SendPrompt {
+    pub(crate) fn prompt(&self, session: &SessionRef, number: u32, turns: Value) -> SendPrompt {
         let script = json!({"turns": turns});
-        self.text_prompt(session, number, &format!("Do this. <stub>{script}</stub>"))
+        self.text_prompt(
+            session,
+            number,
+            &format!("Do this. <script>{script}</script>"),
+        )
     }
 
     /// A prompt of plain words.
-    pub fn text_prompt(&self, session: &SessionRef, number: u32, text: &str) -> SendPrompt {
+    pub(crate) fn text_prompt(&self, session: &SessionRef, number: u32, text: &str) -> SendPrompt {
         SendPrompt {
             session: session.clone(),
             prompt: Prompt {
@@ -148,7 +154,7 @@ impl Live {
     }
 
     /// How many requests with tools the model got.
-    pub fn model_calls(&self) -> usize {
+    pub(crate) fn model_calls(&self) -> usize {
         let requests = self.model.as_ref().unwrap().requests();
         requests
             .iter()
@@ -181,15 +187,15 @@ impl Drop for Live {
 }
 
 /// An engine with its stream being read.
-pub struct Watched {
-    pub engine: Arc<LocalEngine>,
+pub(crate) struct Watched {
+    pub(crate) engine: Arc<LocalEngine>,
     signals: Arc<Mutex<Vec<EngineSignal>>>,
     watching: tokio::task::JoinHandle<()>,
 }
 
 impl Watched {
     /// Reads the stream of a started engine.
-    pub async fn new(engine: Arc<LocalEngine>) -> Self {
+    pub(crate) async fn new(engine: Arc<LocalEngine>) -> Self {
         let signals: Arc<Mutex<Vec<EngineSignal>>> = Arc::default();
         let sink = Arc::clone(&signals);
         let watched = Arc::clone(&engine);
@@ -217,12 +223,12 @@ impl Watched {
     }
 
     /// The same engine after its stream broke and it was started again.
-    pub async fn again(before: &Self) -> Self {
+    pub(crate) async fn again(before: &Self) -> Self {
         Self::new(Arc::clone(&before.engine)).await
     }
 
     /// Waits for the stream to break.
-    pub async fn broken(&mut self) {
+    pub(crate) async fn broken(&mut self) {
         tokio::time::timeout(PATIENCE, &mut self.watching)
             .await
             .unwrap()
@@ -230,7 +236,7 @@ impl Watched {
     }
 
     /// Signals of a session so far.
-    pub fn of(&self, session: &SessionRef) -> Vec<Signal> {
+    pub(crate) fn of(&self, session: &SessionRef) -> Vec<Signal> {
         let signals = self.signals.lock().unwrap();
         signals
             .iter()
@@ -245,8 +251,22 @@ impl Watched {
             .collect()
     }
 
+    /// Waits until a signal of the session fits.
+    pub(crate) async fn told(
+        &self,
+        session: &SessionRef,
+        what: &str,
+        fits: impl Fn(&Signal) -> bool,
+    ) {
+        let end = Instant::now() + PATIENCE;
+        while !self.of(session).iter().any(&fits) {
+            assert!(Instant::now() < end, "never told: {what}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Event types that the translator did not know.
-    pub fn unknown(&self) -> u32 {
+    pub(crate) fn unknown(&self) -> u32 {
         let signals = self.signals.lock().unwrap();
         signals
             .iter()
@@ -258,7 +278,7 @@ impl Watched {
     }
 
     /// Waits until the signals fit.
-    pub async fn until(&self, what: &str, fits: impl Fn(&[EngineSignal]) -> bool) {
+    pub(crate) async fn until(&self, what: &str, fits: impl Fn(&[EngineSignal]) -> bool) {
         let end = Instant::now() + PATIENCE;
         while !fits(&self.signals.lock().unwrap()) {
             assert!(Instant::now() < end, "waited in vain until {what}");
@@ -267,7 +287,7 @@ impl Watched {
     }
 
     /// Reads until the report fits.
-    pub async fn report(
+    pub(crate) async fn report(
         &self,
         sent: &SendPrompt,
         what: &str,
@@ -289,7 +309,7 @@ impl Watched {
     }
 
     /// Reads until the prompt was answered to the end.
-    pub async fn answered(&self, sent: &SendPrompt) -> SessionReport {
+    pub(crate) async fn answered(&self, sent: &SendPrompt) -> SessionReport {
         self.report(sent, "the answer is complete", |report| {
             report.activity == Activity::Idle
                 && report.prompts.iter().all(|prompt| prompt.taken_up)
@@ -312,7 +332,7 @@ impl Drop for Watched {
 }
 
 /// Whether the last message is an assistant's that ended well.
-pub fn ended_well(report: &SessionReport) -> bool {
+pub(crate) fn ended_well(report: &SessionReport) -> bool {
     match &report.last {
         LastMessage::Assistant {
             completed,
@@ -325,7 +345,7 @@ pub fn ended_well(report: &SessionReport) -> bool {
 }
 
 /// Waits until a file holds a text.
-pub async fn file_holds(path: &Path, text: &str) {
+pub(crate) async fn file_holds(path: &Path, text: &str) {
     let end = Instant::now() + PATIENCE;
     while !std::fs::read_to_string(path).is_ok_and(|content| content.contains(text)) {
         assert!(
@@ -338,6 +358,6 @@ pub async fn file_holds(path: &Path, text: &str) {
 }
 
 /// A bash call of the model.
-pub fn bash(command: &str) -> Value {
+pub(crate) fn bash(command: &str) -> Value {
     json!({"tools": [{"name": "bash", "args": {"command": command, "description": "a command"}}]})
 }

@@ -43,7 +43,9 @@ pub(super) fn launch(launch: &Launch<'_>) -> Result<tokio::process::Child, Engin
     let files = launch.files;
     let home = files.directory.join("home");
     fs::create_dir_all(&home).map_err(|error| cannot("make", &home, &error))?;
-    let log = private(&launch.record.log, false)
+    // Emptied first: the line of an earlier worker must not be taken for this one's.
+    let log = private(&launch.record.log, true)
+        .and_then(|_| private(&launch.record.log, false))
         .map_err(|error| cannot("write", &launch.record.log, &error))?;
     let log_too = log
         .try_clone()
@@ -64,9 +66,6 @@ pub(super) fn launch(launch: &Launch<'_>) -> Result<tokio::process::Child, Engin
         .stdout(log)
         .stderr(log_too)
         .kill_on_drop(false);
-    // The guard leaves for a session of its own; until then a Ctrl-C for Chargehand's group must not reach it.
-    #[cfg(unix)]
-    command.process_group(0);
     command.spawn().map_err(|error| {
         EngineError::Unusable(format!(
             "the guard {} cannot be started: {error}",
@@ -137,10 +136,10 @@ pub(super) async fn wait_for_process(
 ) -> Result<ProcessRecord, EngineError> {
     let end = Instant::now() + Duration::from_secs(20);
     loop {
-        if let Some(found) = read::<ProcessRecord>(&files.process()) {
-            if found.generation == generation {
-                return Ok(found);
-            }
+        if let Some(found) = read::<ProcessRecord>(&files.process())
+            && found.generation == generation
+        {
+            return Ok(found);
         }
         if Instant::now() > end {
             return Err(EngineError::Fault(format!(
