@@ -42,7 +42,13 @@ fn init<W>(format: LogFormat, level: &str, writer: W, colours: bool) -> Result<(
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let filter = EnvFilter::try_new(level).map_err(|error| {
+    // The MCP library tells of every single request at `info`; who wants to read that names it.
+    let filter = if level.contains("rmcp") {
+        level.to_owned()
+    } else {
+        format!("rmcp=warn,{level}")
+    };
+    let filter = EnvFilter::try_new(filter).map_err(|error| {
         CliError::Usage(format!(
             "\"{level}\" is no log filter ({error}); such as info, debug or info,chargehand=debug"
         ))

@@ -16,6 +16,11 @@ async fn the_limit_holds_and_callers_take_turns() {
         product.client.of_agent("modest"),
     );
     let script = || turns(json!([{"text": "Worked a while.", "delay_ms": 3_000}]));
+    // Once the engine is up, slots are given at once.
+    let warm = greedy
+        .submit(turns(json!([{"text": "Warm."}])), json!({}))
+        .await;
+    product.ended(&warm, "completed").await;
     let (mut first, mut second) = (Vec::new(), Vec::new());
     for _ in 0..6 {
         first.push(greedy.submit(script(), json!({})).await);
@@ -66,6 +71,6 @@ async fn the_limit_holds_and_callers_take_turns() {
     assert_eq!(order, "gggmgmgmg");
     assert_eq!(peak.of("status"), 3);
     assert!((2..=3).contains(&peak.of("model")), "{}", peak.of("model"));
-    assert_eq!(product.model_calls(), 9);
+    assert_eq!(product.model_calls(), 10);
     product.stop().await;
 }
