@@ -32,6 +32,7 @@ pub enum ActorKind {
     Rooms,
     Room,
     Notifier,
+    Notice,
     Tasks,
     Task,
 }

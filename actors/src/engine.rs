@@ -333,6 +333,7 @@ impl EngineState {
             .map(|ready| ready.version.clone())
             .unwrap_or_default();
         self.say(HealthState::Ok, "ready", &format!("OpenCode {version}"));
+        tracing::info!(engine = %self.name, version, "engine is ready");
         self.wires.tasks.tell(TasksMsg::EngineUp {
             engine: self.name.clone(),
             worker,

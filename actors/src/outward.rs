@@ -1,27 +1,22 @@
-//! The outward actors: workspace-sync, rooms and notifier. One projection each, with one lane per task.
+//! The outward supervisors: workspace-sync, rooms and notifier. One projection each, one child actor per task.
 //!
-//! In: committed events. Out: calls of the memory, rooms or notices port, from a durable cursor, with back-off.
+//! In: committed events, ends of children. Out: "there is something new" to the task's child ([`crate::lane`]).
 //! Their failure never reaches a task. They are started only when their port is configured.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use crate::board::{ActorKind, Slot};
 use crate::event::CommittedEvent;
 use crate::handle::{Handle, Inbox};
 use crate::id::{EventNumber, TaskId};
-use crate::jobs::{JobEnd, Jobs};
-use crate::ports::OutwardError;
+use crate::jobs::Jobs;
+use crate::lane::{Lane, LaneArgs, LaneMsg};
+use crate::supervision::{Deaths, Decision, RestartPolicy};
 use crate::wiring::Wires;
-
-const CALL_DEADLINE: Duration = Duration::from_secs(60);
-/// Events of one post.
-const PAGE: u64 = 100;
-/// Tries of one call before it waits for the next event.
-const TRIES: u32 = 8;
 
 /// Which projection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +27,7 @@ pub(crate) enum Projection {
 }
 
 impl Projection {
-    pub(crate) const fn kind(self) -> ActorKind {
+    const fn kind(self) -> ActorKind {
         match self {
             Self::Memory => ActorKind::WorkspaceSync,
             Self::Rooms => ActorKind::Rooms,
@@ -40,6 +35,16 @@ impl Projection {
         }
     }
 
+    /// What a child of it is.
+    pub(crate) const fn child_kind(self) -> ActorKind {
+        match self {
+            Self::Memory => ActorKind::TaskMemory,
+            Self::Rooms => ActorKind::Room,
+            Self::Notices => ActorKind::Notice,
+        }
+    }
+
+    /// Its name on the board and in its cursors.
     pub(crate) const fn label(self) -> &'static str {
         match self {
             Self::Memory => "workspace-sync",
@@ -49,7 +54,7 @@ impl Projection {
     }
 
     /// At most one call per task in this time, except after an end.
-    const fn interval(self) -> Duration {
+    pub(crate) const fn interval(self) -> Duration {
         match self {
             Self::Memory => Duration::from_secs(3),
             Self::Rooms => Duration::from_millis(1_500),
@@ -57,6 +62,7 @@ impl Projection {
         }
     }
 
+    /// Whether its port is configured.
     pub(crate) fn enabled(self, wires: &Wires) -> bool {
         match self {
             Self::Memory => wires.ports.memory.enabled(),
@@ -65,7 +71,7 @@ impl Projection {
         }
     }
 
-    pub(crate) fn handle(self, wires: &Wires) -> Handle<OutwardMsg> {
+    fn handle(self, wires: &Wires) -> Handle<OutwardMsg> {
         match self {
             Self::Memory => wires.memory.clone(),
             Self::Rooms => wires.rooms.clone(),
@@ -76,9 +82,8 @@ impl Projection {
 
 pub(crate) enum OutwardMsg {
     Committed(Arc<[CommittedEvent]>),
-    /// A lane may work again.
-    Due(TaskId),
-    Called(TaskId, JobEnd<Result<EventNumber, OutwardError>>),
+    /// A dead child's back-off is over.
+    Restart(TaskId),
 }
 
 pub(crate) struct Outward(pub(crate) Projection);
@@ -87,17 +92,15 @@ pub(crate) struct OutwardArgs {
     pub(crate) wires: Wires,
     pub(crate) parent: u64,
     pub(crate) restarts: (u32, Option<String>),
-    /// Tasks whose cursor has to be looked at, with their newest event.
-    pub(crate) tasks: Vec<(TaskId, EventNumber)>,
+    /// Tasks whose cursor has to be looked at, with their newest event and whether they are final.
+    pub(crate) tasks: Vec<(TaskId, EventNumber, bool)>,
 }
 
-struct Lane {
+struct Child {
+    handle: Handle<LaneMsg>,
     newest: EventNumber,
-    done: Option<EventNumber>,
     is_final: bool,
-    busy: bool,
-    waiting: bool,
-    tries: u32,
+    deaths: Deaths,
 }
 
 pub(crate) struct OutwardState {
@@ -106,7 +109,9 @@ pub(crate) struct OutwardState {
     inbox: Inbox,
     jobs: Jobs<OutwardMsg>,
     projection: Projection,
-    lanes: HashMap<TaskId, Lane>,
+    children: HashMap<TaskId, Child>,
+    actors: HashMap<ActorId, TaskId>,
+    first: Vec<(TaskId, EventNumber, bool)>,
 }
 
 impl Actor for Outward {
@@ -121,30 +126,36 @@ impl Actor for Outward {
     ) -> Result<OutwardState, ActorProcessingErr> {
         let handle = self.0.handle(&args.wires);
         handle.fill(myself);
-        let slot = args.wires.slot(
-            Some(args.parent),
-            self.0.kind(),
-            self.0.label(),
-            args.restarts,
-            &handle,
-        );
-        let mut state = OutwardState {
+        let (kind, label) = (self.0.kind(), self.0.label());
+        let slot = args
+            .wires
+            .slot(Some(args.parent), kind, label, args.restarts, &handle);
+        Ok(OutwardState {
             inbox: handle.inbox(),
             jobs: Jobs::new(handle),
             slot,
             projection: self.0,
-            lanes: HashMap::new(),
+            children: HashMap::new(),
+            actors: HashMap::new(),
+            first: args.tasks,
             wires: args.wires,
-        };
-        for (task, newest) in args.tasks {
-            state.wake(task, newest, false);
+        })
+    }
+
+    async fn post_start(
+        &self,
+        myself: ActorRef<OutwardMsg>,
+        state: &mut OutwardState,
+    ) -> Result<(), ActorProcessingErr> {
+        for (task, newest, is_final) in std::mem::take(&mut state.first) {
+            state.wake(&myself, task, newest, is_final).await;
         }
-        Ok(state)
+        Ok(())
     }
 
     async fn handle(
         &self,
-        _myself: ActorRef<OutwardMsg>,
+        myself: ActorRef<OutwardMsg>,
         message: OutwardMsg,
         state: &mut OutwardState,
     ) -> Result<(), ActorProcessingErr> {
@@ -153,149 +164,124 @@ impl Actor for Outward {
             OutwardMsg::Committed(events) => {
                 for committed in events.iter() {
                     if let Some(task) = committed.task {
+                        let is_final = committed.event.is_final();
                         state.slot.set_last_event(committed.number);
-                        state.wake(task, committed.number, committed.event.is_final());
+                        state.wake(&myself, task, committed.number, is_final).await;
                     }
                 }
             }
-            OutwardMsg::Due(task) => {
-                if let Some(lane) = state.lanes.get_mut(&task) {
-                    lane.waiting = false;
-                }
-                state.work(task);
-            }
-            OutwardMsg::Called(task, end) => state.called(task, end),
+            OutwardMsg::Restart(task) => state.spawn(&myself, task).await,
         }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _myself: ActorRef<OutwardMsg>,
+        event: SupervisionEvent,
+        state: &mut OutwardState,
+    ) -> Result<(), ActorProcessingErr> {
+        match event {
+            SupervisionEvent::ActorFailed(actor, error) => {
+                state.died(actor.get_id(), &error.to_string());
+            }
+            SupervisionEvent::ActorTerminated(actor, left, reason) => {
+                if left.is_some() {
+                    if let Some(task) = state.actors.remove(&actor.get_id()) {
+                        state.children.remove(&task);
+                    }
+                } else {
+                    state.died(
+                        actor.get_id(),
+                        reason.as_deref().unwrap_or("ended without a reason"),
+                    );
+                }
+            }
+            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
+        }
+        Ok(())
+    }
+
+    async fn post_stop(
+        &self,
+        myself: ActorRef<OutwardMsg>,
+        state: &mut OutwardState,
+    ) -> Result<(), ActorProcessingErr> {
+        myself
+            .stop_children_and_wait(None, Some(state.wires.settings.stop_timeout))
+            .await;
         Ok(())
     }
 }
 
 impl OutwardState {
-    fn wake(&mut self, task: TaskId, newest: EventNumber, is_final: bool) {
-        let lane = self.lanes.entry(task).or_insert(Lane {
+    async fn wake(
+        &mut self,
+        myself: &ActorRef<OutwardMsg>,
+        task: TaskId,
+        newest: EventNumber,
+        is_final: bool,
+    ) {
+        if let Some(child) = self.children.get_mut(&task) {
+            child.newest = child.newest.max(newest);
+            child.is_final |= is_final;
+            child.handle.tell(LaneMsg::New { newest, is_final });
+            return;
+        }
+        let child = Child {
+            handle: Handle::empty(),
             newest,
-            done: None,
-            is_final: false,
-            busy: false,
-            waiting: false,
-            tries: 0,
-        });
-        lane.newest = lane.newest.max(newest);
-        if is_final {
-            lane.is_final = true;
-            lane.waiting = false;
-            lane.tries = 0;
-        }
-        self.work(task);
+            is_final,
+            deaths: Deaths::default(),
+        };
+        self.children.insert(task, child);
+        self.spawn(myself, task).await;
     }
 
-    /// Starts the lane's next call, if it has something to do and nothing under way.
-    fn work(&mut self, task: TaskId) {
-        let Some(lane) = self.lanes.get_mut(&task) else {
+    async fn spawn(&mut self, myself: &ActorRef<OutwardMsg>, task: TaskId) {
+        let Some(child) = self.children.get(&task) else {
             return;
         };
-        if lane.busy || lane.waiting || lane.done.is_some_and(|done| done >= lane.newest) {
-            return;
+        let args = LaneArgs {
+            wires: Arc::clone(&self.wires),
+            parent: self.slot.id(),
+            restarts: child.deaths.record(),
+            handle: child.handle.clone(),
+            projection: self.projection,
+            task,
+            newest: child.newest,
+            is_final: child.is_final,
+        };
+        match Actor::spawn_linked(None, Lane, args, myself.get_cell()).await {
+            Ok((actor, _)) => {
+                self.actors.insert(actor.get_id(), task);
+            }
+            Err(error) => self.restart(task, &error.to_string()),
         }
-        lane.busy = true;
-        let call = call(Arc::clone(&self.wires), self.projection, task);
-        let id = self.jobs.start(CALL_DEADLINE, call, move |_, end| {
-            OutwardMsg::Called(task, end)
-        });
-        self.slot
-            .job_started(id.0, &format!("{} {task}", self.projection.label()));
     }
 
-    fn called(&mut self, task: TaskId, end: JobEnd<Result<EventNumber, OutwardError>>) {
-        self.slot.clear_jobs();
-        let Some(lane) = self.lanes.get_mut(&task) else {
+    fn died(&mut self, actor: ActorId, reason: &str) {
+        if let Some(task) = self.actors.remove(&actor) {
+            if let Some(child) = self.children.get(&task) {
+                child.handle.clear();
+            }
+            self.restart(task, reason);
+        }
+    }
+
+    fn restart(&mut self, task: TaskId, reason: &str) {
+        let (now, jitter) = (self.wires.now(), self.wires.ports.ids.jitter());
+        let Some(child) = self.children.get_mut(&task) else {
             return;
         };
-        lane.busy = false;
-        match end.or_else(OutwardError::Transient) {
-            Ok(done) => {
-                lane.done = Some(done);
-                lane.tries = 0;
-                if lane.is_final && done >= lane.newest {
-                    self.lanes.remove(&task);
-                    return;
-                }
-                self.put_off(task, self.projection.interval());
-            }
-            Err(OutwardError::Transient(why)) if lane.tries < TRIES => {
-                lane.tries += 1;
-                let wait = Duration::from_millis(500u64 << lane.tries.min(7));
-                tracing::debug!(%task, why, "{} will try again", self.projection.label());
-                self.put_off(task, wait);
-            }
-            Err(error) => {
-                tracing::warn!(%task, %error, "{} gives up until the next event", self.projection.label());
-                lane.done = Some(lane.newest);
-            }
-        }
+        let after = match child
+            .deaths
+            .decide(&RestartPolicy::PATIENT, now, reason, jitter)
+        {
+            Decision::Restart { after, .. } => after,
+            Decision::GiveUp { .. } => RestartPolicy::PATIENT.cap,
+        };
+        tracing::warn!(%task, reason, "{} of a task died; it is started again", self.projection.label());
+        self.jobs.after(after, OutwardMsg::Restart(task));
     }
-
-    fn put_off(&mut self, task: TaskId, wait: Duration) {
-        if let Some(lane) = self.lanes.get_mut(&task) {
-            lane.waiting = true;
-            self.jobs.after(wait, OutwardMsg::Due(task));
-        }
-    }
-}
-
-/// One call for one task: from its durable cursor to its newest event.
-async fn call(
-    wires: Wires,
-    projection: Projection,
-    task: TaskId,
-) -> Result<EventNumber, OutwardError> {
-    let journal = &wires.ports.journal;
-    let transient = |error: crate::ports::JournalError| OutwardError::Transient(error.to_string());
-    let cursor_name = format!("{}:{task}", projection.label());
-    let cursor = journal
-        .cursor(cursor_name.clone())
-        .await
-        .map_err(transient)?;
-    let view = journal.task(task).await.map_err(transient)?;
-    let Some(view) = view else {
-        return Err(OutwardError::Permanent("no such task".to_owned()));
-    };
-    let newest = view.last_event;
-    if cursor >= newest {
-        return Ok(cursor);
-    }
-    let reached = match projection {
-        Projection::Memory => {
-            wires.ports.memory.write(view).await?;
-            newest
-        }
-        Projection::Rooms => {
-            let events = journal
-                .events(task, cursor, 0, PAGE)
-                .await
-                .map_err(transient)?;
-            let reached = events.last().map_or(newest, |event| event.number);
-            wires
-                .ports
-                .rooms
-                .post(task, format!("{task}:{reached}"), events)
-                .await?;
-            reached
-        }
-        Projection::Notices => {
-            if view.phase.is_final() {
-                wires
-                    .ports
-                    .notices
-                    .notify(view, format!("{task}:final"))
-                    .await?;
-            }
-            newest
-        }
-    };
-    journal
-        .set_cursor(cursor_name, reached)
-        .await
-        .map_err(transient)?;
-    Ok(reached)
 }

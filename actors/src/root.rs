@@ -221,7 +221,7 @@ impl RootState {
             .collect();
         let cursors = states
             .iter()
-            .map(|state| (state.id, state.last_event))
+            .map(|state| (state.id, state.last_event, state.phase.is_final()))
             .collect::<Vec<_>>();
         let live = states
             .iter()
@@ -304,7 +304,7 @@ impl RootState {
         &mut self,
         myself: &ActorRef<RootMsg>,
         index: usize,
-        tasks: Vec<(TaskId, EventNumber)>,
+        tasks: Vec<(TaskId, EventNumber, bool)>,
     ) -> Result<(), ActorProcessingErr> {
         let Some(projection) = PROJECTIONS.get(index).copied() else {
             return Ok(());

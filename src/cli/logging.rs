@@ -42,13 +42,13 @@ fn init<W>(format: LogFormat, level: &str, writer: W, colours: bool) -> Result<(
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    // The MCP library tells of every single request at `info`; who wants to read that names it.
-    let filter = if level.contains("rmcp") {
-        level.to_owned()
+    // A client's every request is news to rmcp, and its every good-bye an error.
+    let quiet = if level.contains("rmcp") {
+        String::new()
     } else {
-        format!("rmcp=warn,{level}")
+        ",rmcp=warn,rmcp::service=off".to_owned()
     };
-    let filter = EnvFilter::try_new(filter).map_err(|error| {
+    let filter = EnvFilter::try_new(format!("{level}{quiet}")).map_err(|error| {
         CliError::Usage(format!(
             "\"{level}\" is no log filter ({error}); such as info, debug or info,chargehand=debug"
         ))

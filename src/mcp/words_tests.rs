@@ -40,7 +40,7 @@ fn all() -> Vec<Value> {
         json!({"type": "abort_seen"}),
         json!({"type": "worker_changed", "worker": "w2"}),
         json!({"type": "resume_wanted", "resume": 1, "reason": "the worker died"}),
-        json!({"type": "run_ended", "outcome": "failed", "failure": failure}),
+        json!({"type": "run_ended", "outcome": "failed", "failure": failure, "text": "", "usage": usage}),
         json!({"type": "task_completed", "result": result, "running_ms": 61000}),
         json!({"type": "task_failed", "failure": failure, "running_ms": 100}),
         json!({"type": "task_timed_out", "message": "5 min are over", "running_ms": 300000}),
@@ -54,6 +54,7 @@ fn all() -> Vec<Value> {
         json!({"type": "files_touched", "files": ["a.rs"]}),
         json!({"type": "todos_changed", "todos": [{"content": "x", "status": "completed"}]}),
         json!({"type": "provider_retry", "attempt": 2, "message": "overloaded"}),
+        json!({"type": "activity_changed", "doing": "runs bash: cargo test"}),
         json!({"type": "remark", "message": "silent for 5 min"}),
         json!({"type": "engine_reconciled", "engine": "local", "adopted": [], "stale": ["x"]}),
     ]

@@ -215,9 +215,11 @@ async fn ctrl_c_cancels_the_task_and_waits_for_its_end() {
     let seen = std::sync::Arc::clone(&cancelled);
     server.answer("get_task_status", move |request| {
         let until = std::time::Instant::now() + Duration::from_secs(10);
-        while seen.available_permits() == 0 && std::time::Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        tokio::task::block_in_place(|| {
+            while seen.available_permits() == 0 && std::time::Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
         let content = status("cancelled", "cancelled", &[]);
         rpc(
             request,
@@ -246,7 +248,7 @@ async fn a_second_ctrl_c_leaves_at_once() {
     begun(&server);
     server.answer("get_task_status", |request| {
         // Never news again: the answer comes after the test's patience for the exit.
-        std::thread::sleep(Duration::from_secs(2));
+        tokio::task::block_in_place(|| std::thread::sleep(Duration::from_secs(2)));
         let content = status("running", "running", &[]);
         rpc(
             request,
@@ -255,7 +257,7 @@ async fn a_second_ctrl_c_leaves_at_once() {
         )
     });
     server.answer("send_task_control", |_| {
-        std::thread::sleep(Duration::from_secs(2));
+        tokio::task::block_in_place(|| std::thread::sleep(Duration::from_secs(2)));
         StatusCode::INTERNAL_SERVER_ERROR.into_response()
     });
     assert_eq!(interrupted(&server, 2).await, Some(130));

@@ -35,6 +35,8 @@ pub struct Limits {
     pub max_unfinished: u32,
     /// The engine freezes instead of aborting.
     pub can_freeze: bool,
+    /// The engine is configured.
+    pub engine_known: bool,
 }
 
 /// What is in flight and what is only known while this machine lives.
@@ -98,7 +100,7 @@ impl Machine {
             return out;
         }
         match input {
-            Input::Recovered => self.recovered(cx.now),
+            Input::Recovered => self.recovered(cx.now, &mut out),
             Input::Dispatched => self.dispatched(cx.now, &mut out),
             Input::EngineUp { .. } => self.engine_is_up(cx.now),
             Input::WorkdirPrepared(result) => self.workdir_prepared(result, cx.now, &mut out),
@@ -155,7 +157,19 @@ impl Machine {
         out.events.push(event);
     }
 
-    fn recovered(&mut self, now: WallTime) {
+    fn recovered(&mut self, now: WallTime, out: &mut Step) {
+        if !self.limits.engine_known && self.state.phase != Phase::Finishing {
+            let message = format!(
+                "engine \"{}\" is no longer configured; configure it again before the next start, or submit the task to another engine",
+                self.state.spec.engine
+            );
+            let failure = Failure {
+                kind: FailureKind::Engine,
+                message,
+            };
+            self.fail(failure, now, out);
+            return;
+        }
         self.live.must_read = true;
         if self.state.session.is_some() {
             self.live.recovering_since = Some(now);
