@@ -74,7 +74,7 @@ impl Progress {
     pub(crate) fn spinner(&self, elapsed_ms: u64) -> String {
         let task = &self.latest;
         let mut parts = vec![paint(phase_style(&task.phase), clean(&task.phase)).to_string()];
-        if let Some(position) = task.queue_position {
+        if let Some(position) = task.queue_position.filter(|position| *position > 1) {
             parts.push(format!("place {position} in the queue"));
         }
         if task.steps > 0 {
@@ -130,15 +130,21 @@ fn line(event: &EventLine, mark: &str, style: Style, start: i64) -> String {
         "{} {} {}",
         paint(DIM, format!("{:>10}", duration(after))),
         paint(style, mark),
-        one_line(&event.message, WIDTH)
+        one_line(tools(&event.message).unwrap_or(&event.message), WIDTH)
     )
+}
+
+/// The tool calls that the sentence of a `tools_finished` event names.
+fn tools(message: &str) -> Option<&str> {
+    message.strip_prefix("Tools: ")?.strip_suffix('.')
 }
 
 /// How an event is shown; `None` for the small steps in between, which the spinner line tells.
 fn mark(event: &str) -> Option<(&'static str, Style)> {
     match event {
         "session_wanted" | "prompt_wanted" | "prompt_accepted" | "prompt_seen"
-        | "step_finished" | "abort_seen" | "files_touched" | "attempt_removed" => None,
+        | "step_finished" | "abort_seen" | "files_touched" | "attempt_removed"
+        | "activity_changed" => None,
         "task_completed" => Some(("✓", GREEN)),
         "task_failed" | "task_timed_out" => Some(("✗", RED)),
         "task_cancelled"
@@ -160,7 +166,7 @@ fn mark(event: &str) -> Option<(&'static str, Style)> {
 
 /// How many tool calls the sentence of a `tools_finished` event speaks of.
 fn tool_count(message: &str) -> u64 {
-    let body = message.trim_start_matches("Tools: ").trim_end_matches('.');
+    let body = tools(message).unwrap_or(message);
     let more = body
         .rsplit_once("; and ")
         .and_then(|(_, rest)| rest.strip_suffix(" more"))
