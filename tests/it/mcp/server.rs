@@ -108,7 +108,7 @@ impl Server {
 
     async fn ready(&self) {
         let http = reqwest::Client::new();
-        for _ in 0..600 {
+        for _ in 0..2_000 {
             let answer = http.get(format!("{}/health", self.url)).send().await;
             if answer.is_ok_and(|answer| answer.status().is_success()) {
                 return;
@@ -116,7 +116,7 @@ impl Server {
             assert!(!self.running.is_finished(), "the server ended by itself");
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
-        panic!("the server was not ready within 6 s");
+        panic!("the server was not ready within 20 s");
     }
 
     /// A client with a session, as older protocol versions have it.
