@@ -216,7 +216,8 @@ fn shape(status: &TaskStatus, since: Option<EventNumber>, now: WallTime) -> Stat
     let (output, output_cut) = output(view, OUTPUT_CHARS).unzip();
     let next_event = match status.events.last() {
         Some(last) => last.number,
-        None => since.unwrap_or(view.last_event).max(view.last_event),
+        // A cursor never jumps over an event that was not shown.
+        None => since.unwrap_or(view.last_event),
     };
     StatusOut {
         task_id: view.id.to_string(),
