@@ -14,8 +14,8 @@ use super::error::{CliError, chain};
 use crate::Adapters;
 use crate::adapters::journal::{JournalSettings, SqliteJournal};
 use crate::adapters::opencode::{
-    GuardSettings, InstallProgress, LocalEngine, LocalSettings, OpencodeSettings, PathMapping,
-    RemoteEngine, RemoteSettings, Secret,
+    InstallProgress, LocalEngine, LocalSettings, OpencodeSettings, PathMapping, RemoteEngine,
+    RemoteSettings, Secret, WorkerSettings,
 };
 use crate::adapters::outward::{NoMemory, NoNotices, NoRooms};
 use crate::adapters::system::{DataDir, SystemClock, SystemIds};
@@ -56,7 +56,7 @@ impl World {
                 opencode: opencode(local)?,
                 instance: instance.clone(),
                 install_progress: progress,
-                guard: GuardSettings::default(),
+                worker: WorkerSettings::default(),
             })));
         }
         if let Some(remote) = &settings.engines.remote {

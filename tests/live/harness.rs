@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use chargehand::adapters::opencode::{
-    GuardSettings, LocalEngine, LocalSettings, OpencodeSettings, end_leftovers, find_or_install,
+    LocalEngine, LocalSettings, OpencodeSettings, WorkerSettings, end_leftovers, find_or_install,
 };
 use chargehand::adapters::system::SystemIds;
 use chargehand::scripted_model::{ScriptedModel, opencode_provider_config};
@@ -79,9 +79,9 @@ impl Live {
             },
             instance: InstanceId(ids.uuid().simple().to_string()),
             install_progress: Arc::new(|line| eprintln!("{line}")),
-            guard: GuardSettings {
-                program: Some(chargehand()),
-                ..GuardSettings::default()
+            worker: WorkerSettings {
+                guard: Some(chargehand()),
+                ..WorkerSettings::default()
             },
         };
         Some(Self {

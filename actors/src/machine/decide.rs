@@ -126,11 +126,13 @@ fn unstarted_prompt(
             failure: failure_of(name, message),
         }));
     }
-    let quiet_since = hints
-        .sent_at
-        .or(first.accepted_at)
-        .unwrap_or(first.wanted_at);
-    if !state.interrupted && now.ms_since(quiet_since) < TAKE_UP_GRACE_MS {
+    // What was sent to the worker that went away is lost; what was sent since has its time to begin.
+    let quiet_since = match hints.sent_at {
+        Some(sent) => Some(sent),
+        None if state.interrupted => None,
+        None => Some(first.accepted_at.unwrap_or(first.wanted_at)),
+    };
+    if quiet_since.is_some_and(|since| now.ms_since(since) < TAKE_UP_GRACE_MS) {
         return Some(Verdict::Wait);
     }
     if hints.resends >= 2 {
@@ -160,7 +162,7 @@ fn cut_run(
     let resent = hints
         .sent_at
         .is_some_and(|at| now.ms_since(at) < TAKE_UP_GRACE_MS);
-    if resent && !state.interrupted {
+    if resent {
         return Verdict::Wait;
     }
     if state.resumes >= max_resumes {

@@ -249,7 +249,11 @@ impl Machine {
             changes,
             usage: self.state.usage,
         });
-        let unread: Vec<String> = self.state.kept.iter().map(|kept| kept.id.clone()).collect();
+        let kept = self.state.kept.iter().map(|kept| kept.id.clone());
+        let prompts = self.state.prompts.iter().filter(|record| record.is_open());
+        let unread: Vec<String> = kept
+            .chain(prompts.filter_map(|record| record.prompt.carries.clone()))
+            .collect();
         for message_id in unread {
             let reason = "the worker was done before it could be delivered".to_owned();
             self.emit(now, out, Event::MessageDropped { message_id, reason });
@@ -299,7 +303,9 @@ impl Machine {
     fn session_gone(&mut self, now: WallTime, out: &mut Step) {
         self.live.gone_readings += 1;
         if self.live.gone_readings < 2 {
-            self.read_by(now.plus_ms(SETTLE_UNHEARD_MS));
+            let again = now.plus_ms(SETTLE_UNHEARD_MS);
+            self.live.not_before = Some(again);
+            self.live.read_at = Some(again);
             return;
         }
         match self.state.phase {
@@ -333,7 +339,6 @@ impl Machine {
             | Phase::Timeout
             | Phase::Cancelled => return,
         }
-        self.live.recovering_since = None;
         self.live.must_read = false;
         if self.state.worker.as_ref() != Some(&report.worker) {
             self.emit(
@@ -346,6 +351,7 @@ impl Machine {
         }
         self.sync_prompts(report, now, out);
         if self.state.abort.is_some() {
+            self.live.undecided_since = None;
             if self.live.abort_done {
                 self.abort_reading(report, now, out);
             }
@@ -499,10 +505,12 @@ impl Machine {
         match &verdict {
             Verdict::Working => {
                 self.live.verdict = None;
+                self.live.undecided_since = None;
                 return;
             }
             Verdict::Wait => {
                 self.live.verdict = None;
+                self.live.undecided_since = None;
                 self.read_by(now.plus_ms(500));
                 return;
             }
@@ -513,10 +521,12 @@ impl Machine {
             let heard = self.live.hints.sent_at.is_some();
             let settle = if heard { SETTLE_MS } else { SETTLE_UNHEARD_MS };
             self.live.verdict = Some(verdict);
+            self.live.undecided_since.get_or_insert(now);
             self.live.read_at = Some(now.plus_ms(settle));
             return;
         }
         self.live.verdict = None;
+        self.live.undecided_since = None;
         self.act(verdict, report, now, out);
     }
 
@@ -541,7 +551,7 @@ impl Machine {
                 self.emit(now, out, Event::ResumeWanted { resume, reason });
             }
             Verdict::Ended(outcome) => {
-                self.take_record(report);
+                self.take_record(report, now, out);
                 self.close_requests(now, out);
                 self.run_ended(outcome, now, out);
             }
@@ -549,7 +559,8 @@ impl Machine {
     }
 
     /// The engine's totals replace what was counted from the stream.
-    fn take_record(&mut self, report: &SessionReport) {
+    fn take_record(&mut self, report: &SessionReport, now: WallTime, out: &mut Step) {
+        self.flush(now, out);
         self.state.run_text.clone_from(&report.text);
         self.state.run_text_cut = report.text_cut;
         self.state.usage = report.usage;
@@ -575,7 +586,7 @@ impl Machine {
                     .iter()
                     .any(super::state::PromptRecord::is_open);
                 if all_taken_up && ended_well(&report.last) {
-                    self.take_record(report);
+                    self.take_record(report, now, out);
                     self.run_ended(Outcome::Succeeded, now, out);
                 } else {
                     self.flush(now, out);
@@ -589,7 +600,7 @@ impl Machine {
                 }
             }
             AbortReason::Watchdog => {
-                self.take_record(report);
+                self.take_record(report, now, out);
                 let failure = Failure {
                     kind: FailureKind::Watchdog,
                     message: detail,

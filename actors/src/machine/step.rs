@@ -17,8 +17,8 @@ use crate::view::ControlOutcome;
 
 /// How often a running session is read although nothing was heard, in milliseconds.
 const POLL_MS: u64 = 15_000;
-/// How long after recovery the first reading may take before deadlines are judged without it, in milliseconds.
-const RECOVERY_MS: u64 = 60_000;
+/// How long readings may take to say how a run stands before deadlines are judged without them, in milliseconds.
+const UNDECIDED_MS: u64 = 60_000;
 
 /// The limits of one task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +64,8 @@ pub(super) struct Volatile {
     pub(super) gone_readings: u32,
     pub(super) hints: Hints,
     pub(super) verdict: Option<Verdict>,
-    pub(super) recovering_since: Option<WallTime>,
+    /// Since when readings are awaited that say how the run stands.
+    pub(super) undecided_since: Option<WallTime>,
     pub(super) observed: Observations,
     pub(super) controls: Vec<(Ticket, ControlSignal)>,
 }
@@ -172,7 +173,7 @@ impl Machine {
         }
         self.live.must_read = true;
         if self.state.session.is_some() {
-            self.live.recovering_since = Some(now);
+            self.live.undecided_since = Some(now);
         }
     }
 
@@ -188,8 +189,9 @@ impl Machine {
         self.live.engine_up = true;
         self.live.must_read = true;
         self.live.not_before = None;
-        // What was heard before the gap proves nothing now.
+        // What was heard or sent before the gap proves nothing now.
         self.live.verdict = None;
+        self.live.hints.sent_at = None;
         self.live.routed = false;
         self.live.read_at = Some(now);
     }
@@ -313,13 +315,10 @@ impl Machine {
             }
         } else {
             self.send_kept_messages(cx, out);
-            self.give_answers(out);
             if !held_off {
+                self.give_answers(out);
                 self.send_next(out);
             }
-        }
-        if self.live.must_read {
-            self.read_by(cx.now);
         }
         self.read_if_due(cx.now, out);
         if self.live.read_at.is_none() && !self.live.reading {
@@ -338,7 +337,10 @@ impl Machine {
     }
 
     fn read_if_due(&mut self, now: WallTime, out: &mut Step) {
-        let due = self.live.must_read || self.live.read_at.is_some_and(|at| at <= now);
+        // A reading that failed waits for its back-off, however much it is wanted.
+        let held_off = self.live.not_before.is_some_and(|at| at > now);
+        let wanted = self.live.must_read && !held_off;
+        let due = wanted || self.live.read_at.is_some_and(|at| at <= now);
         if !due || self.live.reading {
             return;
         }
@@ -387,7 +389,8 @@ impl Machine {
 
     /// Sends the oldest prompt that the engine has not taken, one at a time, or the one to be repeated.
     fn send_next(&mut self, out: &mut Step) {
-        if self.live.sending.is_some() || self.live.must_read {
+        // An abort under way would end the run that a prompt begins.
+        if self.live.sending.is_some() || self.live.must_read || self.live.aborting {
             return;
         }
         let Some(session) = self.state.session.clone() else {
@@ -514,11 +517,12 @@ impl Machine {
             .filter(|_| reads && self.live.engine_up && !self.live.reading)
     }
 
-    /// Deadlines are judged only after the first reading of a recovered run: it may have ended in time.
+    /// Deadlines are judged only when it is known how the run stands, after a recovery and while the second of two
+    /// readings is awaited: it may have ended in time.
     fn judged_from(&self) -> WallTime {
         self.live
-            .recovering_since
-            .map_or(WallTime(i64::MIN), |since| since.plus_ms(RECOVERY_MS))
+            .undecided_since
+            .map_or(WallTime(i64::MIN), |since| since.plus_ms(UNDECIDED_MS))
     }
 
     /// The nearest deadline and what it means.

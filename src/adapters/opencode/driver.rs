@@ -5,7 +5,7 @@
 //! Ending runs and removing sessions is in `ending`, the event stream in `watching`.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chargehand_actors::command::{Answer, ModelRef};
@@ -42,10 +42,18 @@ pub(super) struct Driver {
     /// Name of the engine, written into session references.
     pub(super) engine: String,
     pub(super) gate: ColdGate,
-    /// The last prompt sent to each session, and when.
-    sent: Arc<Mutex<HashMap<String, (String, Instant)>>>,
+    /// The last prompt sent to each session.
+    sent: Arc<Mutex<HashMap<String, Sent>>>,
     /// Prompts of an earlier Chargehand may be on their way until then.
     pub(super) doubt_until: Instant,
+}
+
+/// A prompt on its way or arrived.
+#[derive(Clone, Debug)]
+pub(super) struct Sent {
+    pub(super) message: String,
+    pub(super) directory: String,
+    pub(super) at: Instant,
 }
 
 /// What a driver is made for.
@@ -174,7 +182,7 @@ impl Driver {
         let permit = self.gate.enter(&session.directory).await;
         let path = format!("/session/{}/prompt_async", session.id);
         let query = [("directory", session.directory.as_str())];
-        self.remember_sent(&session.id, &request.prompt.message_id);
+        self.remember_sent(session, &request.prompt.message_id);
         let body = prompt_body(&request, self.model.as_ref());
         if !self.client.act(Method::POST, &path, &query, &body).await? {
             return Err(EngineError::SessionGone);
@@ -205,26 +213,43 @@ impl Driver {
         }
     }
 
-    fn remember_sent(&self, session: &str, message: &str) {
-        self.sent
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(session.to_owned(), (message.to_owned(), Instant::now()));
+    fn remember_sent(&self, session: &SessionRef, message: &str) {
+        let sent = Sent {
+            message: message.to_owned(),
+            directory: session.directory.clone(),
+            at: Instant::now(),
+        };
+        self.sent().insert(session.id.clone(), sent);
     }
 
-    pub(super) fn last_sent(&self, session: &str) -> Option<(String, Instant)> {
-        self.sent
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(session)
-            .cloned()
+    fn sent(&self) -> MutexGuard<'_, HashMap<String, Sent>> {
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The last prompt sent to a session.
+    pub(super) fn last_sent(&self, session: &str) -> Option<Sent> {
+        self.sent().get(session).cloned()
+    }
+
+    /// Session, directory and message of the prompts sent within this time.
+    pub(super) fn sent_within(&self, time: Duration) -> Vec<(String, String, String)> {
+        let recent = |sent: &Sent| sent.at.elapsed() <= time;
+        self.sent()
+            .iter()
+            .filter(|(_, sent)| recent(sent))
+            .map(|(session, sent)| {
+                (
+                    session.clone(),
+                    sent.directory.clone(),
+                    sent.message.clone(),
+                )
+            })
+            .collect()
+    }
+
+    /// The session is gone.
     pub(super) fn forget(&self, session: &str) {
-        self.sent
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(session);
+        self.sent().remove(session);
     }
 
     /// Reads the records. An idle session is read until two readings agree.
@@ -396,12 +421,34 @@ impl Driver {
     ) -> Result<AnswerOutcome, EngineError> {
         let (path, body) = answer_call(request, answer)?;
         let query = [("directory", session.directory.as_str())];
+        if !self.version.refuses_gone_requests() && !self.is_open(request, &query).await? {
+            return Ok(AnswerOutcome::Gone);
+        }
         let taken = self.client.act(Method::POST, &path, &query, &body).await?;
         Ok(if taken {
             AnswerOutcome::Given
         } else {
             AnswerOutcome::Gone
         })
+    }
+
+    async fn is_open(
+        &self,
+        request: &Request,
+        query: &[(&str, &str)],
+    ) -> Result<bool, EngineError> {
+        let id = &request.id.0;
+        match &request.kind {
+            RequestKind::Permission { .. } => {
+                let open: Vec<Permission> =
+                    json_list(self.client.get("/permission", query).await?)?;
+                Ok(open.iter().any(|asked| asked.id == *id))
+            }
+            RequestKind::Question { .. } => {
+                let open: Vec<Questions> = json_list(self.client.get("/question", query).await?)?;
+                Ok(open.iter().any(|asked| asked.id == *id))
+            }
+        }
     }
 }
 

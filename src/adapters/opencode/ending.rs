@@ -117,7 +117,7 @@ impl Driver {
                         messages: &messages,
                         sent: sent
                             .as_ref()
-                            .map(|(message, at)| (message.as_str(), now - *at)),
+                            .map(|sent| (sent.message.as_str(), now - sent.at)),
                         worked,
                         unchanged: now - since,
                         lag,

@@ -18,7 +18,7 @@ const REFERENCES: u64 = 64 * 1024 * 1024;
 const HELPER: &str = "!f() { test \"$1\" = get && printf 'username=%s\\npassword=%s\\n' \
      \"$CHARGEHAND_GIT_USER\" \"$CHARGEHAND_GIT_PASSWORD\"; }; f";
 /// What a network transport may take from our own environment.
-const FROM_OUTSIDE: [&str; 9] = [
+const FROM_OUTSIDE: [&str; 10] = [
     "HTTPS_PROXY",
     "https_proxy",
     "ALL_PROXY",
@@ -27,6 +27,7 @@ const FROM_OUTSIDE: [&str; 9] = [
     "no_proxy",
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
+    "GIT_SSL_CAINFO",
     "SSH_AUTH_SOCK",
 ];
 

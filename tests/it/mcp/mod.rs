@@ -10,6 +10,7 @@ mod arguments;
 mod client;
 mod double_engine;
 mod double_workdirs;
+mod official;
 mod operator;
 mod server;
 mod tools;
