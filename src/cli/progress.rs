@@ -4,7 +4,7 @@
 
 use anstyle::Style;
 
-use super::answers::{EventLine, TaskStatus};
+use super::answers::{EventLine, TaskStatus, Text};
 use super::terminal::{
     BOLD, CYAN, DIM, GREEN, RED, YELLOW, clean, duration, one_line, paint, phase_style,
 };
@@ -103,6 +103,37 @@ impl Progress {
             parts.join(" · "),
             paint(DIM, one_line(&doing, 80))
         )
+    }
+}
+
+/// The worker's words as they come, cut into lines.
+#[derive(Default)]
+pub(crate) struct Words {
+    offset: u64,
+    rest: String,
+}
+
+impl Words {
+    /// Where to read on.
+    pub(crate) const fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Takes a piece in; the lines that it completes. The last line of an answer has no end: it is shown as the answer.
+    pub(crate) fn take(&mut self, piece: &Text) -> Vec<String> {
+        self.offset = piece.next_offset.max(self.offset);
+        self.rest.push_str(&piece.text);
+        let Some(end) = self.rest.rfind('\n') else {
+            return Vec::new();
+        };
+        let rest = self.rest.split_off(end + 1);
+        let lines = std::mem::replace(&mut self.rest, rest);
+        lines
+            .lines()
+            // Finished tools are told by events, with their time.
+            .filter(|line| !line.trim().is_empty() && !line.starts_with("[done: "))
+            .map(|line| paint(DIM, format!("{:>12} {}", "│", one_line(line, WIDTH))).to_string())
+            .collect()
     }
 }
 

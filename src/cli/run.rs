@@ -11,7 +11,7 @@ use super::args::{GlobalArgs, RunArgs};
 use super::client::{AGENT, Client};
 use super::embedded::{ModelChoice, OwnServer};
 use super::error::{CliError, Exit};
-use super::follow::{Interrupts, follow};
+use super::follow::{Followed, Interrupts, follow};
 use super::terminal::{BOLD, DIM, Screen, YELLOW, paint, print, print_json};
 use super::{diff, read, report};
 
@@ -101,7 +101,7 @@ pub(crate) async fn submit(client: &Client, request: Value) -> Result<Value, Cli
 }
 
 /// Watches a task to its end and prints what came out.
-pub(crate) async fn watch(
+async fn watch(
     client: &Client,
     task: &str,
     screen: Screen,
@@ -110,7 +110,18 @@ pub(crate) async fn watch(
 ) -> Result<Exit, CliError> {
     let followed = follow(client, task, &screen, interrupts).await?;
     drop(screen);
+    show_result(client, &followed, json).await?;
+    Ok(Exit::of_status(&followed.status.status))
+}
+
+/// Prints what came out of a task: its answer, its changes, its diff.
+pub(crate) async fn show_result(
+    client: &Client,
+    followed: &Followed,
+    json: bool,
+) -> Result<(), CliError> {
     let status = &followed.status;
+    let task = &status.task_id;
     // A token that is no operator's may not read the stored diff; the result itself does not depend on it.
     let patch = match status.changes {
         Some(_) => read::patch(client, task, DIFF_SHOWN).await,
@@ -123,8 +134,7 @@ pub(crate) async fn watch(
         if let Ok(patch) = patch {
             answer["diff"] = json!(patch);
         }
-        print_json(&answer)?;
-        return Ok(Exit::of_status(&status.status));
+        return print_json(&answer);
     }
     let mut text = report::outcome(status);
     match patch {
@@ -144,8 +154,7 @@ pub(crate) async fn watch(
         }
     }
     text.push_str(&report::closing(status, followed.tools));
-    print(&text)?;
-    Ok(Exit::of_status(&status.status))
+    print(&text)
 }
 
 /// The arguments of `opencode_execute_task`.
