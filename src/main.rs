@@ -1,4 +1,4 @@
-//! The `chargehand` program: parses the command line and calls the library.
+//! The `chargehand` program. In: the command line. Out: an exit code; everything is done by the library.
 
 use std::process::ExitCode;
 
@@ -10,5 +10,5 @@ fn main() -> ExitCode {
     if words.next().is_some_and(|word| word == "guard") {
         return guard_main(words);
     }
-    ExitCode::SUCCESS
+    chargehand::cli::main()
 }

@@ -32,6 +32,7 @@ pub enum ActorKind {
     Rooms,
     Room,
     Notifier,
+    Notice,
     Tasks,
     Task,
 }
@@ -223,12 +224,22 @@ impl Slot {
         self.entry.last_event.fetch_max(number.0, Ordering::Relaxed);
     }
 
+    /// The newest event handled.
+    pub fn last_event(&self) -> EventNumber {
+        EventNumber(self.entry.last_event.load(Ordering::Relaxed))
+    }
+
     /// A job began.
     pub fn job_started(&self, id: u64, name: &str) {
         let now = self.board.0.clock.now();
         lock(&self.entry.live)
             .jobs
             .insert(id, (name.to_owned(), now));
+    }
+
+    /// No job is in flight.
+    pub fn clear_jobs(&self) {
+        lock(&self.entry.live).jobs.clear();
     }
 
     /// A job ended.

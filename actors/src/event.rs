@@ -527,6 +527,13 @@ pub enum Event {
         /// How.
         #[serde(flatten)]
         outcome: Outcome,
+        /// The worker's last answer (at most 50 KB).
+        text: String,
+        /// The answer was cut.
+        #[serde(default)]
+        text_cut: bool,
+        /// Totals of the attempt.
+        usage: Usage,
     },
     /// Final: done.
     TaskCompleted {
@@ -609,6 +616,11 @@ pub enum Event {
         /// The provider's words.
         message: String,
     },
+    /// What the worker is doing now.
+    ActivityChanged {
+        /// One sentence.
+        doing: String,
+    },
     /// A remark for readers: a watchdog's warning, a resynchronisation.
     Remark {
         /// It.
@@ -664,6 +676,7 @@ impl Event {
             | Self::FilesTouched { .. }
             | Self::TodosChanged { .. }
             | Self::ProviderRetry { .. }
+            | Self::ActivityChanged { .. }
             | Self::Remark { .. } => false,
             Self::TaskAccepted { .. }
             | Self::AttemptStarted { .. }

@@ -3,20 +3,33 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ractor::{Actor, ActorCell};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::admission::AdmissionMsg;
 use crate::board::BoardSnapshot;
 use crate::command::{
-    AnswerRequest, Control, FilesQuery, HistoryQuery, Identity, ListQuery, ReadFileQuery,
-    SendMessage, StatusQuery, Submit, TextQuery,
+    AnswerRequest, Control, ControlSignal, FilesQuery, HistoryQuery, Identity, ListQuery,
+    ReadFileQuery, SendMessage, StatusQuery, Submit, TextQuery,
 };
 use crate::error::TreeError;
-use crate::id::InstanceId;
+use crate::handle::Handle;
+use crate::id::{InstanceId, TaskId};
+use crate::journal::JournalMsg;
 use crate::ports::{
     Clock, Engine, FileContent, FileList, Ids, JournalStore, Memory, Notices, OutputStore, Rooms,
     StopHow, TextChunk, Workdirs,
 };
+use crate::reaper::ReaperMsg;
+use crate::registry::RegistryMsg;
+use crate::root::{LOAD_DEADLINE, Record, Root, RootArgs, RootMsg, keys_since};
+use crate::task::TaskCommand;
+use crate::task_supervisor::TasksMsg;
 use crate::view::{
     ControlOutcome, HealthReport, HistoryPage, ListPage, MessageReceipt, Submitted, TaskStatus,
 };
+use crate::wiring::{Wires, Wiring};
 
 /// The outside world, as the tree uses it.
 #[derive(Clone)]
@@ -78,9 +91,21 @@ impl Default for TreeSettings {
     }
 }
 
+/// A command is answered within this time or called slow.
+const COMMAND_DEADLINE: Duration = Duration::from_secs(40);
+/// A read that does not wait is answered within this time.
+const READ_DEADLINE: Duration = Duration::from_secs(25);
+/// The longest wait of any call.
+const LONGEST_WAIT_MS: u64 = 45_000;
+/// Senders outside are turned away when this many messages wait.
+const EDGE_GATE: u64 = 10_000;
+
 /// A running tree.
 pub struct Tree {
     handle: TreeHandle,
+    failed: watch::Receiver<Option<String>>,
+    root: ActorCell,
+    ended: JoinHandle<()>,
 }
 
 /// Why the tree did not start, or ended by itself.
@@ -89,8 +114,33 @@ pub struct Tree {
 pub struct TreeFailure(pub String);
 
 /// Loads the journal and brings the tree up. Returns when commands are accepted; engines come up behind it.
-pub async fn start(_settings: TreeSettings, _ports: Ports) -> Result<Tree, TreeFailure> {
-    Err(TreeFailure("not yet".to_owned()))
+///
+/// # Errors
+/// When the journal cannot be read, or an actor cannot be started.
+pub async fn start(settings: TreeSettings, ports: Ports) -> Result<Tree, TreeFailure> {
+    let wires = Wiring::new(settings, ports);
+    let load = wires.ports.journal.load(keys_since(&wires));
+    let loaded = tokio::time::timeout(LOAD_DEADLINE, load)
+        .await
+        .map_err(|_| TreeFailure("the journal did not answer within two minutes".to_owned()))?
+        .map_err(|error| TreeFailure(error.to_string()))?;
+    let (failed_tx, failed) = watch::channel(None);
+    let args = RootArgs {
+        wires: Arc::clone(&wires),
+        record: Record::fold(loaded),
+        failed: failed_tx,
+    };
+    let (root, ended) = Actor::spawn(None, Root, args)
+        .await
+        .map_err(|error| TreeFailure(format!("root did not start: {error}")))?;
+    let tree = Tree {
+        handle: TreeHandle { wires },
+        failed,
+        root: root.get_cell(),
+        ended,
+    };
+    tree.wait_until_built().await?;
+    Ok(tree)
 }
 
 impl Tree {
@@ -99,97 +149,383 @@ impl Tree {
         self.handle.clone()
     }
 
-    /// Completes when the tree ended by itself (the journal cannot be written any more); says why.
-    pub async fn failed(&self) -> TreeFailure {
-        std::future::pending().await
+    async fn wait_until_built(&self) -> Result<(), TreeFailure> {
+        let deadline = tokio::time::Instant::now() + LOAD_DEADLINE;
+        while self.handle.wires.engines.actor().is_none() {
+            if self.ended.is_finished() || tokio::time::Instant::now() > deadline {
+                return Err(TreeFailure(
+                    "the tree could not be built; the log says why".to_owned(),
+                ));
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
     }
 
-    /// Ends the tree in order: intake, tasks, outward actors, engines, journal, reaper.
-    pub async fn stop(self, _how: StopHow) {}
+    /// Completes when the tree ended by itself (the journal cannot be written any more); says why.
+    pub async fn failed(&self) -> TreeFailure {
+        let mut failed = self.failed.clone();
+        match failed.wait_for(Option::is_some).await {
+            Ok(why) => TreeFailure(why.clone().unwrap_or_default()),
+            Err(_) => TreeFailure("root ended".to_owned()),
+        }
+    }
+
+    /// Ends the tree in order: intake, tasks, outward actors, reaper, engines, journal, root. Bounded in time.
+    pub async fn stop(self, how: StopHow) {
+        let wires = Arc::clone(&self.handle.wires);
+        let patience = wires.settings.stop_timeout;
+        wires.admission.tell(AdmissionMsg::Close);
+        if how == StopHow::EndWorkers {
+            self.handle.cancel_started(patience).await;
+        }
+        wires.root.tell(RootMsg::Stopping);
+        end(&wires.tasks, patience).await;
+        end(&wires.memory, patience).await;
+        end(&wires.rooms, patience).await;
+        end(&wires.notifier, patience).await;
+        let (reply, drained) = oneshot::channel();
+        wires.reaper.tell(ReaperMsg::Drain(reply));
+        let _ = tokio::time::timeout(patience.saturating_mul(2), drained).await;
+        end(&wires.engines, patience).await;
+        for engine in &wires.ports.engines {
+            let stopped = tokio::time::timeout(Duration::from_secs(15), engine.stop(how)).await;
+            if let Ok(Err(error)) = stopped {
+                tracing::warn!(engine = %engine.name(), %error, "engine did not stop cleanly");
+            }
+        }
+        let (reply, flushed) = oneshot::channel();
+        wires.journal.tell(JournalMsg::Flush(reply));
+        let _ = tokio::time::timeout(patience, flushed).await;
+        end(&wires.reaper, patience).await;
+        end(&wires.admission, patience).await;
+        end(&wires.registry, patience).await;
+        end(&wires.journal, patience).await;
+        self.root.stop(None);
+        if tokio::time::timeout(patience, self.ended).await.is_err() {
+            self.root.kill();
+        }
+    }
+
+    /// Ends everything at once, as a crash would: no handler runs on, nothing is flushed. For tests of recovery.
+    #[cfg(feature = "fakes")]
+    pub async fn crash(self) {
+        self.root.kill();
+        let _ = self.ended.await;
+        while !self.handle.wires.board.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Stops an actor, then kills it if it takes longer than `patience`.
+async fn end<M: ractor::Message>(handle: &Handle<M>, patience: Duration) {
+    if let Some(actor) = handle.actor() {
+        actor.stop(Some("the tree is stopped".to_owned()));
+        if actor.wait(Some(patience)).await.is_err() {
+            actor.kill();
+        }
+        handle.clear();
+    }
 }
 
 /// The only way into the tree. Cheap to clone; every call has a deadline and none is longer than 45 s.
 #[derive(Clone)]
-pub struct TreeHandle {}
+pub struct TreeHandle {
+    wires: Wires,
+}
+
+impl std::fmt::Debug for TreeHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TreeHandle").finish_non_exhaustive()
+    }
+}
 
 impl TreeHandle {
     /// Asks for a task. `Ok` = durable.
-    pub async fn submit(&self, _submit: Submit) -> Result<Submitted, TreeError> {
-        Err(TreeError::Closed("starting"))
+    ///
+    /// # Errors
+    /// The queue is full, the key was used otherwise, no such engine, the tree is not there.
+    pub async fn submit(&self, submit: Submit) -> Result<Submitted, TreeError> {
+        let who = Identity::Operator {
+            name: "admission".to_owned(),
+        };
+        let submit = Box::new(submit);
+        let make = |reply| AdmissionMsg::Submit { submit, reply };
+        let mut submitted = ask(&self.wires.admission, COMMAND_DEADLINE, make).await?;
+        if submitted.existing {
+            let query = StatusQuery {
+                task: submitted.task,
+                since: None,
+                events_limit: 0,
+                wait_for: crate::command::WaitFor::Nothing,
+                wait_ms: 0,
+            };
+            let status = self.status(&who, query).await?;
+            submitted.phase = status.view.phase;
+            submitted.queue_position = status.queue_position;
+        }
+        Ok(submitted)
     }
 
     /// Reads one task, waiting if asked.
+    ///
+    /// # Errors
+    /// Not found, or not visible to `who`.
     pub async fn status(
         &self,
-        _who: &Identity,
-        _query: StatusQuery,
+        who: &Identity,
+        mut query: StatusQuery,
     ) -> Result<TaskStatus, TreeError> {
-        Err(TreeError::Closed("starting"))
+        query.wait_ms = query.wait_ms.min(LONGEST_WAIT_MS);
+        let deadline = READ_DEADLINE + Duration::from_millis(query.wait_ms);
+        let make = |reply| RegistryMsg::Status {
+            who: who.clone(),
+            query,
+            reply,
+        };
+        ask(&self.wires.registry, deadline, make).await
     }
 
     /// Reads a page of a task's events.
+    ///
+    /// # Errors
+    /// Not found, or not visible to `who`.
     pub async fn history(
         &self,
-        _who: &Identity,
-        _query: HistoryQuery,
+        who: &Identity,
+        query: HistoryQuery,
     ) -> Result<HistoryPage, TreeError> {
-        Err(TreeError::Closed("starting"))
+        let make = |reply| RegistryMsg::History {
+            who: who.clone(),
+            query,
+            reply,
+        };
+        ask(&self.wires.registry, READ_DEADLINE, make).await
     }
 
     /// Lists tasks.
-    pub async fn list(&self, _who: &Identity, _query: ListQuery) -> Result<ListPage, TreeError> {
-        Err(TreeError::Closed("starting"))
+    ///
+    /// # Errors
+    /// A cursor that is not ours.
+    pub async fn list(&self, who: &Identity, query: ListQuery) -> Result<ListPage, TreeError> {
+        let make = |reply| RegistryMsg::List {
+            who: who.clone(),
+            query,
+            reply,
+        };
+        ask(&self.wires.registry, READ_DEADLINE, make).await
     }
 
     /// Sends a message to the worker. `Ok` = durable.
+    ///
+    /// # Errors
+    /// Not found, or too late.
     pub async fn message(
         &self,
-        _who: &Identity,
-        _message: SendMessage,
+        who: &Identity,
+        message: SendMessage,
     ) -> Result<MessageReceipt, TreeError> {
-        Err(TreeError::Closed("starting"))
+        let task = message.task;
+        let why = "it has ended; nothing reaches the worker any more. Submit a new task for what is missing";
+        self.command(who, task, why, |by, reply| {
+            TaskCommand::Message(message, by, reply)
+        })
+        .await
     }
 
     /// Cancels, pauses, resumes. `Ok` = took effect.
+    ///
+    /// # Errors
+    /// Not found, or refused in this phase.
     pub async fn control(
         &self,
-        _who: &Identity,
-        _control: Control,
+        who: &Identity,
+        control: Control,
     ) -> Result<ControlOutcome, TreeError> {
-        Err(TreeError::Closed("starting"))
+        let task = control.task;
+        let signal = control.signal;
+        let why = match signal {
+            ControlSignal::Cancel => "it has ended; there is nothing left to cancel",
+            ControlSignal::Pause => "it has ended and cannot be paused",
+            ControlSignal::Resume => {
+                "it has ended and cannot be resumed; submit a new task to go on"
+            }
+        };
+        let make = |by, reply| TaskCommand::Control(control, by, reply);
+        match self.command(who, task, why, make).await {
+            Err(TreeError::WrongPhase {
+                phase: crate::event::Phase::Cancelled,
+                ..
+            }) if signal == ControlSignal::Cancel => {
+                let phase = crate::event::Phase::Cancelled;
+                Ok(ControlOutcome {
+                    phase,
+                    pause: None,
+                    already: true,
+                })
+            }
+            other => other,
+        }
     }
 
     /// Answers a request of the worker. `Ok` = durable and on its way.
-    pub async fn answer(&self, _who: &Identity, _answer: AnswerRequest) -> Result<(), TreeError> {
-        Err(TreeError::Closed("starting"))
+    ///
+    /// # Errors
+    /// Not found, not open, or an answer that does not fit.
+    pub async fn answer(&self, who: &Identity, answer: AnswerRequest) -> Result<(), TreeError> {
+        let task = answer.task;
+        let why = "it has ended; its requests are closed";
+        self.command(who, task, why, |by, reply| {
+            TaskCommand::Answer(answer, by, reply)
+        })
+        .await
+    }
+
+    /// Sends a command to a live task; `ended` is said when there is none because the task is final.
+    async fn command<T: Send + 'static>(
+        &self,
+        who: &Identity,
+        task: TaskId,
+        ended: &str,
+        make: impl FnOnce(String, oneshot::Sender<Result<T, TreeError>>) -> TaskCommand,
+    ) -> Result<T, TreeError> {
+        let query = StatusQuery {
+            task,
+            since: None,
+            events_limit: 0,
+            wait_for: crate::command::WaitFor::Nothing,
+            wait_ms: 0,
+        };
+        // The registry says whether it may be seen at all; what is final there is final for good.
+        let phase = self.status(who, query.clone()).await?.view.phase;
+        let ended = |phase| TreeError::WrongPhase {
+            task,
+            phase,
+            why: ended.to_owned(),
+        };
+        if phase.is_final() {
+            return Err(ended(phase));
+        }
+        let by = who.name();
+        let sent = ask(&self.wires.tasks, COMMAND_DEADLINE, |reply| {
+            TasksMsg::Command(task, make(by, reply))
+        })
+        .await;
+        match sent {
+            // It ended between the reading and the command.
+            Err(TreeError::TaskNotFound(_) | TreeError::Internal(_)) => {
+                match self.status(who, query).await?.view.phase {
+                    phase if phase.is_final() => Err(ended(phase)),
+                    _ => Err(TreeError::Closed("restarting this task")),
+                }
+            }
+            other => other,
+        }
     }
 
     /// Lists the files of a task's workdir.
-    pub async fn files(&self, _who: &Identity, _query: FilesQuery) -> Result<FileList, TreeError> {
-        Err(TreeError::Closed("starting"))
+    ///
+    /// # Errors
+    /// Not found, no workdir, or the disk failed.
+    pub async fn files(&self, who: &Identity, query: FilesQuery) -> Result<FileList, TreeError> {
+        let make = |reply| RegistryMsg::Files {
+            who: who.clone(),
+            query,
+            reply,
+        };
+        ask(&self.wires.registry, READ_DEADLINE, make).await
     }
 
     /// Reads a file of a task's workdir.
+    ///
+    /// # Errors
+    /// Not found, refused, or the disk failed.
     pub async fn read_file(
         &self,
-        _who: &Identity,
-        _query: ReadFileQuery,
+        who: &Identity,
+        query: ReadFileQuery,
     ) -> Result<FileContent, TreeError> {
-        Err(TreeError::Closed("starting"))
+        let make = |reply| RegistryMsg::ReadFile {
+            who: who.clone(),
+            query,
+            reply,
+        };
+        ask(&self.wires.registry, READ_DEADLINE, make).await
     }
 
     /// Reads a piece of the worker's output or of the patch.
-    pub async fn text(&self, _who: &Identity, _query: TextQuery) -> Result<TextChunk, TreeError> {
-        Err(TreeError::Closed("starting"))
+    ///
+    /// # Errors
+    /// Not found, or the disk failed.
+    pub async fn text(&self, who: &Identity, query: TextQuery) -> Result<TextChunk, TreeError> {
+        let make = |reply| RegistryMsg::Text {
+            who: who.clone(),
+            query,
+            reply,
+        };
+        ask(&self.wires.registry, READ_DEADLINE, make).await
     }
 
     /// Health of every part, checked now.
+    ///
+    /// # Errors
+    /// When the registry does not answer.
     pub async fn health(&self) -> Result<HealthReport, TreeError> {
-        Err(TreeError::Closed("starting"))
+        ask(&self.wires.registry, READ_DEADLINE, |reply| {
+            RegistryMsg::Health { reply }
+        })
+        .await
     }
 
     /// Every live actor. Sends no message.
     pub fn board(&self) -> BoardSnapshot {
-        BoardSnapshot::default()
+        self.wires.board.snapshot()
+    }
+
+    /// Cancels every task that holds a slot, for a stop that ends the workers.
+    async fn cancel_started(&self, patience: Duration) {
+        let who = Identity::Operator {
+            name: "shutdown".to_owned(),
+        };
+        let query = ListQuery {
+            states: vec!["running".to_owned(), "paused".to_owned()],
+            limit: 500,
+            ..ListQuery::default()
+        };
+        let Ok(page) = self.list(&who, query).await else {
+            return;
+        };
+        for view in page.tasks.into_iter().filter(|view| view.attempt > 0) {
+            let control = Control {
+                task: view.id,
+                signal: ControlSignal::Cancel,
+                reason: Some("Chargehand was stopped together with its tasks".to_owned()),
+            };
+            let _ = tokio::time::timeout(patience, self.control(&who, control)).await;
+        }
+    }
+}
+
+/// Sends a message that carries a reply and waits for it, never longer than `deadline`.
+async fn ask<M: ractor::Message, T>(
+    to: &Handle<M>,
+    deadline: Duration,
+    make: impl FnOnce(oneshot::Sender<Result<T, TreeError>>) -> M,
+) -> Result<T, TreeError> {
+    let (reply, answer) = oneshot::channel();
+    to.send_gated(make(reply), EDGE_GATE)
+        .map_err(|error| match error {
+            crate::handle::SendError::NotRunning => TreeError::Closed("starting or stopping"),
+            crate::handle::SendError::Full => TreeError::Closed("overloaded"),
+        })?;
+    match tokio::time::timeout(deadline, answer).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_)) => Err(TreeError::Internal(
+            "the answer was lost; read the task's status".to_owned(),
+        )),
+        Err(_) => Err(TreeError::Slow {
+            seconds: deadline.as_secs(),
+        }),
     }
 }

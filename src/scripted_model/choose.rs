@@ -158,7 +158,7 @@ fn find_script(facts: &Facts, scenarios: &[Scenario]) -> Result<Option<(usize, S
         .map(|scenario| (0, scenario.clone())))
 }
 
-/// The text between the tags; the closing tag may not occur inside the script.
+/// The text between the first opening and the first closing tag.
 fn inline(text: &str) -> Option<&str> {
     let (_, rest) = text.split_once(OPEN)?;
     rest.split_once(CLOSE).map(|(json, _)| json)

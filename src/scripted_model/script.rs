@@ -10,6 +10,7 @@
 //!  "on_message": [{"contains": "blue", "turns": [{"text": "Blue it is."}]}]}
 //! ```
 //!
+//! A closing tag inside a script (in the prompt of a sub-agent that has a script of its own) is written `<\/script>`.
 //! In `text`, `reasoning` and every string inside `args`, `{{cwd}}` is the working directory that the worker names in
 //! its system prompt, `{{last_tool}}` the newest tool result, `{{model}}` the model asked for.
 

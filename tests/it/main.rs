@@ -1,5 +1,17 @@
 //! Tests of the edge, with fakes and scripted servers; no engine needed.
 
+mod cli_args;
+mod cli_bridge;
+mod cli_exit;
+mod cli_render;
+mod cli_run;
+mod cli_serve;
+mod cli_support;
+mod journal;
+mod mcp;
 mod opencode_fake;
 mod opencode_remote;
+mod outward;
 mod scripted_model;
+mod system;
+mod workdir;

@@ -147,6 +147,18 @@ async fn plays_an_inline_script_turn_by_turn_with_placeholders() {
 }
 
 #[tokio::test]
+async fn a_script_can_hand_a_script_to_a_sub_agent() {
+    let model = start(json!([])).await;
+    let prompt = user(
+        r#"<script>{"turns": [{"tools": [{"name": "task", "args": {
+            "prompt": "<script>{\"turns\": [{\"text\": \"below\"}]}<\/script>"}}]}]}</script>"#,
+    );
+    let heard = hear(&model, vec![prompt]).await;
+    let handed = heard.tools[0].1["prompt"].as_str().unwrap();
+    assert_eq!(said(&model, vec![user(handed)]).await, "below");
+}
+
+#[tokio::test]
 async fn messages_during_a_run_go_on_with_the_script_or_change_it() {
     let model = start(json!([])).await;
     let prompt = || {

@@ -12,7 +12,8 @@ use super::dialect::Connection;
 use super::payload::encode;
 use super::write::Fault;
 
-/// Batch ids kept to recognise a repeat. A repeat comes right after the first try, so few would do.
+/// Batch ids kept to recognise a repeat, and never fewer than those of the newest append. A repeat comes right after
+/// the first try, so few would do.
 const BATCHES_KEPT: i64 = 1_000;
 
 /// Appends all batches.
@@ -24,10 +25,10 @@ pub(super) async fn append(connection: &mut Connection, batches: &[Batch]) -> Re
     .fetch_one(&mut *connection)
     .await?;
     for batch in batches {
-        batch_number += 1;
-        if !remember(connection, batch, batch_number).await? {
+        if !remember(connection, batch, batch_number + 1).await? {
             continue;
         }
+        batch_number += 1;
         if let Some(row) = &batch.row {
             write_row(connection, batch, row).await?;
         }
@@ -58,8 +59,9 @@ pub(super) async fn append(connection: &mut Connection, batches: &[Batch]) -> Re
             }
         }
     }
+    let newest = i64::try_from(batches.len()).unwrap_or(i64::MAX);
     sqlx::query("DELETE FROM batches WHERE number <= $1")
-        .bind(batch_number - BATCHES_KEPT)
+        .bind(batch_number - BATCHES_KEPT.max(newest))
         .execute(&mut *connection)
         .await?;
     Ok(())

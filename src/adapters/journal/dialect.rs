@@ -26,6 +26,12 @@ pub(super) const ENGINE_VERSION: &str = "SELECT 'SQLite ' || sqlite_version()";
 pub(super) const HAS_MIGRATIONS: &str =
     "SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name = '_sqlx_migrations'";
 
+/// Follows a table's name: the index to walk. Without statistics SQLite's planner takes a shorter one when times are
+/// bounded, and would then look at every task of an agent to find its few running ones.
+pub(super) fn by_index(name: &str) -> String {
+    format!(" INDEXED BY {name}")
+}
+
 /// Longer than any transaction of ours; only another program makes it wait.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Reads are short; more readers than this would only wait for the disk.
@@ -122,4 +128,28 @@ pub(super) async fn damage(
             Trouble::Space | Trouble::Busy | Trouble::Other => Err(error),
         },
     }
+}
+
+/// A new database in memory, for tests of statements.
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
+pub(super) async fn scratch() -> Connection {
+    use sqlx::Connection as _;
+
+    let mut connection = Connection::connect("sqlite::memory:").await.unwrap();
+    MIGRATIONS.run(&mut connection).await.unwrap();
+    connection
+}
+
+/// How a statement is going to be answered, in SQLite's words.
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
+pub(super) async fn explain(connection: &mut Connection, sql: &str) -> String {
+    let explained = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
+    let rows: Vec<(i64, i64, i64, String)> = sqlx::query_as(explained)
+        .fetch_all(connection)
+        .await
+        .unwrap();
+    let steps: Vec<_> = rows.into_iter().map(|row| row.3).collect();
+    steps.join("; ")
 }

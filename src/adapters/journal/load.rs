@@ -13,6 +13,16 @@ use futures_util::TryStreamExt;
 use super::dialect::Connection;
 use super::read::{EventRow, committed};
 
+/// The condition is written as in the index `tasks_live`, so that the index is used.
+const LIVE: &str =
+    "SELECT id FROM tasks WHERE final = 0 OR removed < attempt ORDER BY created_at, id";
+
+const EVENTS: &str =
+    "SELECT number, at, task, type, version, payload FROM events WHERE task = $1 ORDER BY number";
+
+const KEYS: &str =
+    "SELECT token, agent_id, key, fingerprint, task, at FROM keys WHERE at >= $1 ORDER BY at";
+
 /// Reads everything. The caller holds the writer, so that nothing is appended meanwhile.
 pub(super) async fn load(
     connection: &mut Connection,
@@ -25,12 +35,7 @@ pub(super) async fn load(
         last_event: EventNumber(last.cast_unsigned()),
         ..Loaded::default()
     };
-    // The condition is written as in the index tasks_live, so that the index is used.
-    let live: Vec<String> = sqlx::query_scalar(
-        "SELECT id FROM tasks WHERE final = 0 OR removed < attempt ORDER BY created_at, id",
-    )
-    .fetch_all(&mut *connection)
-    .await?;
+    let live: Vec<String> = sqlx::query_scalar(LIVE).fetch_all(&mut *connection).await?;
     for id in live {
         let Ok(task) = TaskId::from_str(&id) else {
             tracing::error!(
@@ -54,11 +59,9 @@ async fn events_of(
     connection: &mut Connection,
     task: TaskId,
 ) -> Result<Result<Events, String>, sqlx::Error> {
-    let mut rows = sqlx::query_as::<_, EventRow>(
-        "SELECT number, at, task, type, version, payload FROM events WHERE task = $1 ORDER BY number",
-    )
-    .bind(task.to_string())
-    .fetch(connection);
+    let mut rows = sqlx::query_as::<_, EventRow>(EVENTS)
+        .bind(task.to_string())
+        .fetch(connection);
     let mut events = Events::new();
     let mut problem = None;
     while let Some(row) = rows.try_next().await? {
@@ -87,12 +90,10 @@ async fn keys(connection: &mut Connection, since: WallTime) -> Result<Vec<KeyRow
     if let Err(error) = dropped {
         tracing::warn!(%error, "old idempotency keys could not be deleted");
     }
-    let rows: Vec<(String, String, String, String, String, i64)> = sqlx::query_as(
-        "SELECT token, agent_id, key, fingerprint, task, at FROM keys WHERE at >= $1 ORDER BY at",
-    )
-    .bind(since.0)
-    .fetch_all(&mut *connection)
-    .await?;
+    let rows: Vec<(String, String, String, String, String, i64)> = sqlx::query_as(KEYS)
+        .bind(since.0)
+        .fetch_all(&mut *connection)
+        .await?;
     let keys = rows.into_iter().filter_map(|row| {
         let (token, agent_id, key, fingerprint, task, at) = row;
         let task = TaskId::from_str(&task).ok()?;
@@ -106,4 +107,24 @@ async fn keys(connection: &mut Connection, since: WallTime) -> Result<Vec<KeyRow
         })
     });
     Ok(keys.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::dialect;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_start_reads_live_tasks_by_index_and_never_the_whole_history() {
+        let mut connection = dialect::scratch().await;
+        for (statement, index) in [
+            (LIVE, "USING INDEX tasks_live"),
+            (EVENTS, "USING INDEX events_task (task=?)"),
+            (KEYS, "USING INDEX keys_at (at>?)"),
+        ] {
+            let plan = dialect::explain(&mut connection, statement).await;
+            assert!(plan.contains(index), "{plan}");
+            assert!(!plan.contains("TEMP B-TREE"), "{plan}");
+        }
+    }
 }

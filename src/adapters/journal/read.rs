@@ -12,7 +12,7 @@ use chargehand_actors::ports::ListFilter;
 use chargehand_actors::view::TaskView;
 use sqlx::QueryBuilder;
 
-use super::dialect::{Database, Pool};
+use super::dialect::{self, Database, Pool};
 use super::payload::decode;
 
 /// The largest page of events.
@@ -206,8 +206,9 @@ pub(super) async fn list(pool: &Pool, filter: &ListFilter) -> Result<Vec<TaskVie
 
 /// The statement for one phase, or for all.
 fn list_query(filter: &ListFilter, phase: Option<&str>) -> QueryBuilder<Database> {
+    let (token, agents) = owners(filter);
     let mut query = QueryBuilder::new(format!("SELECT {TASK_COLUMNS} FROM "));
-    // Where the order comes from: the label's own index, or one of the indexes of tasks.
+    // Where the order comes from: the label's own index, or the index of tasks that fits.
     let (at, id) = match &filter.label {
         Some(label) => {
             query
@@ -216,34 +217,59 @@ fn list_query(filter: &ListFilter, phase: Option<&str>) -> QueryBuilder<Database
             ("l.created_at", "l.task")
         }
         None => {
-            query.push("tasks t WHERE 1 = 1");
+            let index = match (token, agents.is_empty(), phase) {
+                (None, true, None) => "tasks_time",
+                (None, true, Some(_)) => "tasks_phase",
+                (None, false, None) => "tasks_agent",
+                (None, false, Some(_)) => "tasks_agent_phase",
+                (Some(_), true, None) => "tasks_token",
+                (Some(_), true, Some(_)) => "tasks_token_phase",
+                (Some(_), false, None) => "tasks_caller",
+                (Some(_), false, Some(_)) => "tasks_caller_phase",
+            };
+            query
+                .push("tasks t")
+                .push(dialect::by_index(index))
+                .push(" WHERE 1 = 1");
             ("t.created_at", "t.id")
         }
     };
-    let mut equal = |column: &str, value: &str| {
+    let equalities = token
+        .map(|token| ("token", token))
+        .into_iter()
+        .chain(agents.into_iter().map(|agent| ("agent_id", agent)))
+        .chain(phase.map(|phase| ("phase", phase)));
+    for (column, value) in equalities {
         query
             .push(format!(" AND t.{column} = "))
             .push_bind(value.to_owned());
+    }
+    bound_times(&mut query, filter, at, id);
+    query
+        .push(format!(" ORDER BY {at} DESC, {id} DESC LIMIT "))
+        .push_bind(i64::from(filter.limit));
+    query
+}
+
+/// Whose tasks: of this token, of all these agents at once (two different ones have no task in common).
+fn owners(filter: &ListFilter) -> (Option<&str>, Vec<&str>) {
+    let (token, agent) = match &filter.identity {
+        Some(Identity::Caller { token, agent_id }) => (Some(token.as_str()), agent_id.as_deref()),
+        Some(Identity::Operator { .. }) | None => (None, None),
     };
-    match &filter.identity {
-        Some(Identity::Caller { token, agent_id }) => {
-            equal("token", token);
-            if let Some(agent_id) = agent_id {
-                equal("agent_id", agent_id);
-            }
-        }
-        Some(Identity::Operator { .. }) | None => {}
-    }
-    if let Some(agent_id) = &filter.agent_id {
-        equal("agent_id", agent_id);
-    }
-    if let Some(phase) = phase {
-        equal("phase", phase);
-    }
+    let mut agents: Vec<&str> = agent
+        .into_iter()
+        .chain(filter.agent_id.as_deref())
+        .collect();
+    agents.dedup();
+    (token, agents)
+}
+
+/// One bound on each side at most, because an index walk starts at one bound only: of the two upper ones the lower.
+fn bound_times(query: &mut QueryBuilder<Database>, filter: &ListFilter, at: &str, id: &str) {
     if let Some(after) = filter.created_after {
         query.push(format!(" AND {at} >= ")).push_bind(after.0);
     }
-    // Only the lower of the two upper bounds, because an index walk starts at one bound only.
     match (filter.before, filter.created_before) {
         (Some((time, task)), created) if created.is_none_or(|created| created > time) => {
             query
@@ -258,10 +284,6 @@ fn list_query(filter: &ListFilter, phase: Option<&str>) -> QueryBuilder<Database
         }
         (_, None) => {}
     }
-    query
-        .push(format!(" ORDER BY {at} DESC, {id} DESC LIMIT "))
-        .push_bind(i64::from(filter.limit));
-    query
 }
 
 /// A reader's cursor; before the first event when it is new.
@@ -276,4 +298,72 @@ pub(super) async fn cursor(pool: &Pool, name: &str) -> Result<EventNumber, sqlx:
 /// A number as the database takes it; beyond its range the largest.
 fn small(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every filter that decides which index is used.
+    fn filters() -> Vec<ListFilter> {
+        let caller = |agent: Option<&str>| {
+            Some(Identity::Caller {
+                token: "t".to_owned(),
+                agent_id: agent.map(str::to_owned),
+            })
+        };
+        let mut filters = Vec::new();
+        for identity in [None, caller(None), caller(Some("a"))] {
+            for agent_id in [None, Some("a".to_owned())] {
+                for label in [None, Some("l".to_owned())] {
+                    for before in [None, Some((WallTime(9), TaskId::new(uuid::Uuid::nil())))] {
+                        for created in [None, Some(WallTime(5))] {
+                            filters.push(ListFilter {
+                                identity: identity.clone(),
+                                agent_id: agent_id.clone(),
+                                label: label.clone(),
+                                before,
+                                created_after: created,
+                                limit: 10,
+                                ..ListFilter::default()
+                            });
+                        }
+                    }
+                }
+            }
+        }
+        filters
+    }
+
+    #[tokio::test]
+    async fn lists_walk_an_index_in_order_whatever_the_filter() {
+        let mut connection = dialect::scratch().await;
+        for filter in filters() {
+            for phase in [None, Some("running")] {
+                let query = list_query(&filter, phase);
+                let plan = dialect::explain(&mut connection, query.sql().as_str()).await;
+                assert!(!plan.contains("TEMP B-TREE"), "{plan} for {filter:?}");
+                let fits = match (&filter.label, &filter.identity, &filter.agent_id, phase) {
+                    (Some(_), ..) => "USING COVERING INDEX sqlite_autoindex_task_labels_1 (label=?",
+                    (None, None, None, None) => "INDEX tasks_time",
+                    (None, None, None, Some(_)) => "INDEX tasks_phase (phase=?",
+                    (None, None, Some(_), None) => "INDEX tasks_agent (agent_id=?",
+                    (None, None, Some(_), Some(_)) => {
+                        "INDEX tasks_agent_phase (agent_id=? AND phase=?"
+                    }
+                    (None, Some(Identity::Caller { agent_id: None, .. }), None, None) => {
+                        "INDEX tasks_token (token=?"
+                    }
+                    (None, Some(Identity::Caller { agent_id: None, .. }), None, Some(_)) => {
+                        "INDEX tasks_token_phase (token=? AND phase=?"
+                    }
+                    (None, Some(_), _, None) => "INDEX tasks_caller (token=? AND agent_id=?",
+                    (None, Some(_), _, Some(_)) => {
+                        "INDEX tasks_caller_phase (token=? AND agent_id=? AND phase=?"
+                    }
+                };
+                assert!(plan.contains(fits), "{plan} for {filter:?} {phase:?}");
+            }
+        }
+    }
 }

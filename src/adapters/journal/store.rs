@@ -62,8 +62,8 @@ impl SqliteJournal {
     pub async fn open(settings: JournalSettings) -> Result<Self, JournalError> {
         let path = settings.path.as_path();
         make_private(path)?;
-        let mut writer = dialect::writer(path)
-            .connect()
+        let reserve = Reserve::of(path, settings.reserve_bytes);
+        let mut writer = connect(path, &reserve)
             .await
             .map_err(|e| opening(path, &e))?;
         check_version(&mut writer, path).await?;
@@ -75,7 +75,6 @@ impl SqliteJournal {
             .run(&mut writer)
             .await
             .map_err(|e| migrating(path, e))?;
-        let reserve = Reserve::of(path, settings.reserve_bytes);
         let journal = Self {
             path: Arc::from(path),
             writer: Arc::new(Writer::new(path, reserve, writer)),
@@ -197,6 +196,18 @@ impl JournalStore for SqliteJournal {
 
     fn check(&self) -> PortFuture<'_, Result<String, JournalError>> {
         Box::pin(self.check_all())
+    }
+}
+
+/// Opens the file; when the side files do not fit on a full disk, the reserve makes room for them.
+async fn connect(path: &Path, reserve: &Reserve) -> Result<Connection, sqlx::Error> {
+    let options = dialect::writer(path);
+    match options.connect().await {
+        Err(error) if dialect::trouble(&error) == Trouble::Space && reserve.release() => {
+            tracing::error!(path = %path.display(), "the disk is full: the journal's reserve is given up to open it");
+            options.connect().await
+        }
+        opened => opened,
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use chargehand_actors::id::EventNumber;
 use chargehand_actors::ports::{Batch, JournalError};
 use sqlx::{ConnectOptions, Connection as _};
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::append::append;
 use super::dialect::{self, Connection, Trouble};
@@ -44,32 +44,33 @@ pub(super) enum Fault {
 pub(super) struct Writer {
     path: PathBuf,
     reserve: Reserve,
-    /// Absent after a failed write: a connection whose transaction failed is not trusted again.
-    connection: Mutex<Option<Connection>>,
+    /// A connection whose transaction failed is not trusted again: it is replaced, and absent when that failed too.
+    connection: Arc<Mutex<Option<Connection>>>,
 }
 
 /// The connection, for as long as nothing else may write.
-pub(super) type Held<'a> = MutexGuard<'a, Option<Connection>>;
+pub(super) type Held = OwnedMutexGuard<Option<Connection>>;
 
 impl Writer {
     pub(super) fn new(path: &Path, reserve: Reserve, connection: Connection) -> Self {
         Self {
             path: path.to_owned(),
             reserve,
-            connection: Mutex::new(Some(connection)),
+            connection: Arc::new(Mutex::new(Some(connection))),
         }
     }
 
-    /// Does it, to the end, whether or not anybody waits for it.
+    /// Does it. A caller that leaves while it waits for its turn leaves nothing behind; from then on it is done to the
+    /// end, whether or not anybody waits for it.
     pub(super) async fn run(self: &Arc<Self>, write: Write) -> Result<(), JournalError> {
+        let held = self.hold().await;
         let writer = Arc::clone(self);
-        tokio::spawn(async move { writer.run_here(&write).await })
+        tokio::spawn(async move { writer.run_here(held, &write).await })
             .await
             .unwrap_or_else(|e| Err(JournalError::Write(format!("the write failed inside: {e}"))))
     }
 
-    async fn run_here(&self, write: &Write) -> Result<(), JournalError> {
-        let mut held = self.connection.lock().await;
+    async fn run_here(&self, mut held: Held, write: &Write) -> Result<(), JournalError> {
         let Err(fault) = self.attempt(&mut held, write).await else {
             return Ok(());
         };
@@ -88,27 +89,36 @@ impl Writer {
             .map_err(|fault| self.error(&fault))
     }
 
-    async fn attempt(&self, held: &mut Held<'_>, write: &Write) -> Result<(), Fault> {
+    async fn attempt(&self, held: &mut Held, write: &Write) -> Result<(), Fault> {
         let connection = self.ready(held).await?;
         let done = apply(connection, write).await;
-        if done.is_err()
-            && let Some(broken) = held.take()
-            && let Err(error) = broken.close().await
-        {
-            tracing::debug!(%error, "the connection of a failed write did not close cleanly");
+        if done.is_err() {
+            self.renew(held).await;
         }
         done
     }
 
-    /// Waits until no write is under way, and holds the next ones back.
-    pub(super) async fn hold(&self) -> Held<'_> {
-        self.connection.lock().await
+    /// Replaces the connection at once, because readers need a writer that keeps the side files alive.
+    async fn renew(&self, held: &mut Held) {
+        if let Some(broken) = held.take()
+            && let Err(error) = broken.close().await
+        {
+            tracing::debug!(%error, "the connection of a failed write did not close cleanly");
+        }
+        if let Err(error) = self.ready(held).await {
+            tracing::warn!(%error, "the journal cannot be opened again after a failed write");
+        }
     }
 
-    /// The connection, made again when the last write failed.
+    /// Waits until no write is under way, and holds the next ones back.
+    pub(super) async fn hold(&self) -> Held {
+        Arc::clone(&self.connection).lock_owned().await
+    }
+
+    /// The connection, made again when there is none.
     pub(super) async fn ready<'h>(
         &self,
-        held: &'h mut Held<'_>,
+        held: &'h mut Held,
     ) -> Result<&'h mut Connection, sqlx::Error> {
         let connection = match held.take() {
             Some(connection) => connection,

@@ -1,0 +1,23 @@
+//! Scripted ports: the outside world as tests and the simulation of the tree see it (feature `fakes`).
+//!
+//! In: a seed, scripts in task descriptions ([`engine`]), troubles ([`Trouble`]). Out: the ports of a tree, what really
+//! happened behind them, and a [`World`] that starts, crashes and stops trees on them. Nothing random but the seed;
+//! time is tokio's, so that a paused clock drives everything.
+
+mod clock;
+pub mod engine;
+mod files;
+mod journal;
+mod outward;
+mod random;
+mod trouble;
+mod world;
+
+pub use clock::{FakeClock, SeededIds};
+pub use engine::FakeEngine;
+pub use files::{FakeOutput, FakeWorkdirs};
+pub use journal::MemoryJournal;
+pub use outward::{FakeOutward, OutwardMode};
+pub use random::Random;
+pub use trouble::{Fate, Fuse, Rates, Trace, Trouble};
+pub use world::World;

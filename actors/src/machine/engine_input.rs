@@ -1,0 +1,620 @@
+//! Results of jobs: workdir, session, prompts, readings, aborts, answers, changes.
+//!
+//! In: what a port answered. Out: events. A port that does not answer never fails a task: the job is put off and repeated.
+
+use super::decide::{Verdict, decide};
+use super::input::{Context, ReadResult, Step};
+use super::step::Machine;
+use crate::command::Answer;
+use crate::event::{
+    AbortReason, Changes, Event, Failure, FailureKind, Outcome, PauseKind, Phase, Request,
+    RequestEnd, SessionRef, TaskResult,
+};
+use crate::id::{RequestId, WallTime, WorkerId};
+use crate::ports::{
+    Activity, AnswerOutcome, EngineError, LastMessage, Prepared, SessionReport, WorkdirError,
+};
+
+/// Between the two readings that must agree before an end is believed, in milliseconds.
+const SETTLE_MS: u64 = 100;
+/// Longer, where no stream told of the end.
+const SETTLE_UNHEARD_MS: u64 = 300;
+/// How often taking the changes is tried.
+const COLLECT_TRIES: u32 = 3;
+/// What an unattended worker is told.
+const NOBODY: &str = "Nobody is there to answer. Do without it: choose the safest way that needs no permission, and say in your summary what you left out.";
+
+impl Machine {
+    pub(super) fn workdir_prepared(
+        &mut self,
+        result: Result<Prepared, WorkdirError>,
+        now: WallTime,
+        out: &mut Step,
+    ) {
+        self.live.preparing = false;
+        if self.state.phase != Phase::Starting || self.state.directory.is_some() {
+            return;
+        }
+        match result {
+            Ok(Prepared { directory, note }) => {
+                self.stage_worked();
+                self.emit(now, out, Event::WorkdirPrepared { directory, note });
+            }
+            Err(WorkdirError::Fault(_)) if self.live.failures < 3 => self.back_off(now),
+            Err(error) => {
+                let message = format!("the workdir could not be made: {error}");
+                self.fail(
+                    Failure {
+                        kind: FailureKind::Workdir,
+                        message,
+                    },
+                    now,
+                    out,
+                );
+            }
+        }
+    }
+
+    pub(super) fn session_opened(
+        &mut self,
+        result: Result<(SessionRef, WorkerId), EngineError>,
+        cx: &mut Context<'_>,
+        out: &mut Step,
+    ) {
+        self.live.opening = false;
+        if self.state.phase != Phase::Starting || self.state.session.is_some() {
+            return;
+        }
+        match result {
+            Ok((session, worker)) => {
+                self.stage_worked();
+                self.emit(cx.now, out, Event::SessionOpened { session, worker });
+            }
+            Err(error) if error.is_transient() || error == EngineError::SessionGone => {
+                self.back_off(cx.now);
+            }
+            Err(error) => {
+                let message = format!("no session could be opened: {error}");
+                self.fail(
+                    Failure {
+                        kind: FailureKind::Engine,
+                        message,
+                    },
+                    cx.now,
+                    out,
+                );
+            }
+        }
+    }
+
+    pub(super) fn prompt_sent(
+        &mut self,
+        number: u32,
+        result: Result<(), EngineError>,
+        now: WallTime,
+        out: &mut Step,
+    ) {
+        if self.live.sending == Some(number) {
+            self.live.sending = None;
+        }
+        let record = self
+            .state
+            .prompts
+            .iter()
+            .find(|r| r.prompt.number == number);
+        let Some(unaccepted) = record.map(|r| r.accepted_at.is_none()) else {
+            return;
+        };
+        match result {
+            Ok(()) => {
+                self.stage_worked();
+                self.live.hints.sent_at = Some(now);
+                self.live.verdict = None;
+                if unaccepted {
+                    self.emit(now, out, Event::PromptAccepted { number });
+                }
+                self.read_by(now.plus_ms(1_000));
+            }
+            Err(EngineError::Refused(why)) => self.prompt_refused(number, &why, now, out),
+            // It may or may not have arrived: a reading says so before it is repeated.
+            Err(_) => {
+                self.live.must_read = true;
+                self.back_off(now);
+            }
+        }
+    }
+
+    fn prompt_refused(&mut self, number: u32, why: &str, now: WallTime, out: &mut Step) {
+        let carries = self
+            .state
+            .prompts
+            .iter()
+            .find(|record| record.prompt.number == number)
+            .and_then(|record| record.prompt.carries.clone());
+        match carries {
+            Some(message_id) => {
+                let reason = format!("the engine refused it: {why}");
+                self.emit(now, out, Event::MessageDropped { message_id, reason });
+            }
+            None => {
+                let message = format!("the engine refused the prompt: {why}");
+                let failure = Failure {
+                    kind: FailureKind::Engine,
+                    message,
+                };
+                self.run_ended(Outcome::Failed { failure }, now, out);
+            }
+        }
+    }
+
+    pub(super) fn aborted(&mut self, result: Result<(), EngineError>, now: WallTime) {
+        self.live.aborting = false;
+        if self.state.abort.is_none() {
+            return;
+        }
+        match result {
+            Ok(()) | Err(EngineError::SessionGone) => {
+                self.live.abort_done = true;
+                self.read_by(now);
+            }
+            Err(_) => self.back_off(now),
+        }
+    }
+
+    pub(super) fn froze(
+        &mut self,
+        frozen: bool,
+        result: Result<(), EngineError>,
+        now: WallTime,
+        out: &mut Step,
+    ) {
+        self.live.freezing = false;
+        if result.is_err() {
+            let message = format!(
+                "the engine could not {} the task; repeat the signal",
+                if frozen { "freeze" } else { "thaw" }
+            );
+            self.emit(now, out, Event::Remark { message });
+            return;
+        }
+        let pause = PauseKind::Frozen;
+        match (frozen, self.state.phase) {
+            (true, Phase::Running | Phase::InputRequired) => {
+                self.emit(now, out, Event::TaskPaused { pause });
+            }
+            (false, Phase::Paused) => self.emit(now, out, Event::TaskResumed { pause }),
+            _ => {}
+        }
+    }
+
+    pub(super) fn answered(
+        &mut self,
+        request: RequestId,
+        result: Result<AnswerOutcome, EngineError>,
+        now: WallTime,
+        out: &mut Step,
+    ) {
+        self.live.answering.remove(&request);
+        let Some(state) = self.state.requests.get(&request) else {
+            return;
+        };
+        let by_default = state.answer.as_ref().is_some_and(|(_, by)| by == "default");
+        let end = match result {
+            Ok(AnswerOutcome::Given) if by_default => RequestEnd::Defaulted,
+            Ok(AnswerOutcome::Given) => RequestEnd::Answered,
+            Ok(AnswerOutcome::Gone) | Err(EngineError::SessionGone) => RequestEnd::Gone,
+            Err(_) => {
+                self.back_off(now);
+                return;
+            }
+        };
+        self.emit(now, out, Event::RequestClosed { request, end });
+        self.read_by(now.plus_ms(500));
+    }
+
+    pub(super) fn changes_taken(
+        &mut self,
+        result: Result<Changes, WorkdirError>,
+        now: WallTime,
+        out: &mut Step,
+    ) {
+        self.live.collecting = false;
+        if self.state.phase != Phase::Finishing {
+            return;
+        }
+        let changes = match result {
+            Ok(changes) => changes,
+            Err(error) => {
+                self.live.collect_failures += 1;
+                if self.live.collect_failures < COLLECT_TRIES {
+                    self.back_off(now);
+                    return;
+                }
+                let note =
+                    format!("the changes could not be taken: {error}; the files are still there");
+                Changes {
+                    note: Some(note),
+                    ..Changes::default()
+                }
+            }
+        };
+        self.end_with(changes, now, out);
+    }
+
+    fn end_with(&mut self, changes: Changes, now: WallTime, out: &mut Step) {
+        let running_ms = self.state.running_at(now);
+        let result = Box::new(TaskResult {
+            text: self.state.run_text.clone(),
+            text_cut: self.state.run_text_cut,
+            changes,
+            usage: self.state.usage,
+        });
+        let kept = self.state.kept.iter().map(|kept| kept.id.clone());
+        let prompts = self.state.prompts.iter().filter(|record| record.is_open());
+        let unread: Vec<String> = kept
+            .chain(prompts.filter_map(|record| record.prompt.carries.clone()))
+            .collect();
+        for message_id in unread {
+            let reason = "the worker was done before it could be delivered".to_owned();
+            self.emit(now, out, Event::MessageDropped { message_id, reason });
+        }
+        match self.state.outcome.clone() {
+            Some(Outcome::Failed { failure }) => {
+                let result = Some(result);
+                self.emit(
+                    now,
+                    out,
+                    Event::TaskFailed {
+                        failure,
+                        result,
+                        running_ms,
+                    },
+                );
+            }
+            Some(Outcome::Succeeded) | None => {
+                self.emit(now, out, Event::TaskCompleted { result, running_ms });
+            }
+        }
+    }
+
+    pub(super) fn session_read(
+        &mut self,
+        result: ReadResult,
+        cx: &mut Context<'_>,
+        out: &mut Step,
+    ) {
+        self.live.reading = false;
+        match result {
+            Ok(report) => {
+                self.live.gone_readings = 0;
+                self.stage_worked();
+                self.report(&report, cx, out);
+            }
+            Err(EngineError::SessionGone) => self.session_gone(cx.now, out),
+            // Says nothing about the task: read again later.
+            Err(_) => {
+                self.back_off(cx.now);
+                let again = self.live.not_before.unwrap_or(cx.now);
+                self.live.read_at = Some(again);
+            }
+        }
+    }
+
+    fn session_gone(&mut self, now: WallTime, out: &mut Step) {
+        self.live.gone_readings += 1;
+        if self.live.gone_readings < 2 {
+            let again = now.plus_ms(SETTLE_UNHEARD_MS);
+            self.live.not_before = Some(again);
+            self.live.read_at = Some(again);
+            return;
+        }
+        match self.state.phase {
+            Phase::Starting | Phase::Running | Phase::InputRequired => {
+                let message = "the session was deleted in the engine by somebody else, or its data was lost; submit the task again".to_owned();
+                let failure = Failure {
+                    kind: FailureKind::SessionGone,
+                    message,
+                };
+                self.run_ended(Outcome::Failed { failure }, now, out);
+            }
+            Phase::Queued
+            | Phase::Paused
+            | Phase::Finishing
+            | Phase::Completed
+            | Phase::Failed
+            | Phase::Timeout
+            | Phase::Cancelled => {}
+        }
+    }
+
+    fn report(&mut self, report: &SessionReport, cx: &mut Context<'_>, out: &mut Step) {
+        let now = cx.now;
+        match self.state.phase {
+            Phase::Starting | Phase::Running | Phase::InputRequired => {}
+            Phase::Queued
+            | Phase::Paused
+            | Phase::Finishing
+            | Phase::Completed
+            | Phase::Failed
+            | Phase::Timeout
+            | Phase::Cancelled => return,
+        }
+        self.live.must_read = false;
+        if self.state.worker.as_ref() != Some(&report.worker) {
+            self.emit(
+                now,
+                out,
+                Event::WorkerChanged {
+                    worker: report.worker.clone(),
+                },
+            );
+        }
+        self.sync_prompts(report, now, out);
+        if self.state.abort.is_some() {
+            self.live.undecided_since = None;
+            if self.live.abort_done {
+                self.abort_reading(report, now, out);
+            }
+            return;
+        }
+        self.sync_requests(report, now, out);
+        self.judge(report, now, out);
+    }
+
+    /// Records how far the prompts got.
+    fn sync_prompts(&mut self, report: &SessionReport, now: WallTime, out: &mut Step) {
+        for seen in &report.prompts {
+            let Some(record) = self
+                .state
+                .prompts
+                .iter()
+                .find(|r| r.prompt.message_id == seen.message_id)
+            else {
+                continue;
+            };
+            let number = record.prompt.number;
+            let carries = record.prompt.carries.clone();
+            let (accepted, was_seen, open) =
+                (record.accepted_at.is_some(), record.seen, record.is_open());
+            if seen.stored && seen.complete && !accepted {
+                self.emit(now, out, Event::PromptAccepted { number });
+                self.live.hints.sent_at = None;
+            }
+            if seen.taken_up && open {
+                self.emit(now, out, Event::PromptTakenUp { number });
+                self.live.hints.resends = 0;
+                if let Some(message_id) = carries {
+                    self.emit(now, out, Event::MessageTakenUp { message_id });
+                }
+            } else if seen.stored && seen.complete && !was_seen {
+                self.emit(now, out, Event::PromptSeen { number });
+            }
+        }
+    }
+
+    /// Opens what the worker asks and closes what it no longer asks.
+    fn sync_requests(&mut self, report: &SessionReport, now: WallTime, out: &mut Step) {
+        let gone: Vec<RequestId> = self
+            .state
+            .requests
+            .iter()
+            .filter(|(id, _)| !self.live.answering.contains(*id))
+            .filter(|(id, _)| !report.requests.iter().any(|asked| asked.id == **id))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for request in gone {
+            self.emit(
+                now,
+                out,
+                Event::RequestClosed {
+                    request,
+                    end: RequestEnd::Gone,
+                },
+            );
+        }
+        if !matches!(self.state.phase, Phase::Running | Phase::InputRequired) {
+            return;
+        }
+        for asked in &report.requests {
+            if !self.state.requests.contains_key(&asked.id) {
+                self.open_request(asked.clone(), now, out);
+            }
+        }
+    }
+
+    fn open_request(&mut self, request: Request, now: WallTime, out: &mut Step) {
+        let default = Answer::Deny {
+            message: NOBODY.to_owned(),
+        };
+        let attended = self.state.spec.attended;
+        let expires_at = if attended {
+            now.plus_ms(self.limits.request_expiry_ms)
+        } else {
+            now
+        };
+        let id = request.id.clone();
+        self.emit(
+            now,
+            out,
+            Event::RequestOpened {
+                request,
+                expires_at,
+                default: default.clone(),
+            },
+        );
+        if !attended {
+            let by = "default".to_owned();
+            self.emit(
+                now,
+                out,
+                Event::AnswerWanted {
+                    request: id,
+                    answer: default,
+                    by,
+                },
+            );
+        }
+    }
+
+    pub(super) fn expire_requests(&mut self, now: WallTime, out: &mut Step) {
+        let expired: Vec<(RequestId, Answer)> = self
+            .state
+            .requests
+            .iter()
+            .filter(|(_, request)| request.answer.is_none() && request.open.expires_at <= now)
+            .map(|(id, request)| (id.clone(), request.open.default.clone()))
+            .collect();
+        for (request, answer) in expired {
+            let by = "default".to_owned();
+            self.emit(
+                now,
+                out,
+                Event::AnswerWanted {
+                    request,
+                    answer,
+                    by,
+                },
+            );
+        }
+    }
+
+    fn judge(&mut self, report: &SessionReport, now: WallTime, out: &mut Step) {
+        if report.unfinished_in_a_row >= self.limits.max_unfinished {
+            let detail = format!(
+                "the model ended {} answers in a row without a finish reason; OpenCode repeats such a call for ever. Check the model provider",
+                report.unfinished_in_a_row
+            );
+            self.live.abort_done = false;
+            self.emit(
+                now,
+                out,
+                Event::AbortWanted {
+                    reason: AbortReason::Watchdog,
+                    detail,
+                },
+            );
+            return;
+        }
+        let verdict = decide(
+            &self.state,
+            report,
+            &self.live.hints,
+            self.limits.max_resumes,
+            now,
+        );
+        match &verdict {
+            Verdict::Working => {
+                self.live.verdict = None;
+                self.live.undecided_since = None;
+                return;
+            }
+            Verdict::Wait => {
+                self.live.verdict = None;
+                self.live.undecided_since = None;
+                self.read_by(now.plus_ms(500));
+                return;
+            }
+            Verdict::Resend(_) | Verdict::Resume(_) | Verdict::Ended(_) => {}
+        }
+        if self.live.verdict.as_ref() != Some(&verdict) {
+            // Seen once: believed when a second reading says the same.
+            let heard = self.live.hints.sent_at.is_some();
+            let settle = if heard { SETTLE_MS } else { SETTLE_UNHEARD_MS };
+            self.live.verdict = Some(verdict);
+            self.live.undecided_since.get_or_insert(now);
+            self.live.read_at = Some(now.plus_ms(settle));
+            return;
+        }
+        self.live.verdict = None;
+        self.live.undecided_since = None;
+        self.act(verdict, report, now, out);
+    }
+
+    fn act(&mut self, verdict: Verdict, report: &SessionReport, now: WallTime, out: &mut Step) {
+        match verdict {
+            Verdict::Working | Verdict::Wait => {}
+            Verdict::Resend(number) => {
+                self.live.hints.resends += 1;
+                self.live.hints.sent_at = Some(now);
+                self.live.resend = Some(number);
+            }
+            Verdict::Resume(reason) => {
+                let newest = self
+                    .state
+                    .prompts
+                    .iter()
+                    .rev()
+                    .find(|record| !record.superseded);
+                self.live.resend = newest.map(|record| record.prompt.number);
+                self.live.hints.sent_at = Some(now);
+                let resume = self.state.resumes + 1;
+                self.emit(now, out, Event::ResumeWanted { resume, reason });
+            }
+            Verdict::Ended(outcome) => {
+                self.take_record(report, now, out);
+                self.close_requests(now, out);
+                self.run_ended(outcome, now, out);
+            }
+        }
+    }
+
+    /// The engine's totals replace what was counted from the stream.
+    fn take_record(&mut self, report: &SessionReport, now: WallTime, out: &mut Step) {
+        self.flush(now, out);
+        self.state.run_text.clone_from(&report.text);
+        self.state.run_text_cut = report.text_cut;
+        self.state.usage = report.usage;
+    }
+
+    /// After an abort: did the run end by it, or had it ended well before?
+    fn abort_reading(&mut self, report: &SessionReport, now: WallTime, out: &mut Step) {
+        if report.activity != Activity::Idle {
+            self.live.abort_done = false;
+            return;
+        }
+        let Some(reason) = self.state.abort else {
+            return;
+        };
+        let detail = self.state.abort_detail.clone();
+        self.emit(now, out, Event::AbortSeen);
+        self.live.abort_done = false;
+        match reason {
+            AbortReason::Pause => {
+                let all_taken_up = !self
+                    .state
+                    .prompts
+                    .iter()
+                    .any(super::state::PromptRecord::is_open);
+                if all_taken_up && ended_well(&report.last) {
+                    self.take_record(report, now, out);
+                    self.run_ended(Outcome::Succeeded, now, out);
+                } else {
+                    self.flush(now, out);
+                    self.emit(
+                        now,
+                        out,
+                        Event::TaskPaused {
+                            pause: PauseKind::Aborted,
+                        },
+                    );
+                }
+            }
+            AbortReason::Watchdog => {
+                self.take_record(report, now, out);
+                let failure = Failure {
+                    kind: FailureKind::Watchdog,
+                    message: detail,
+                };
+                self.run_ended(Outcome::Failed { failure }, now, out);
+            }
+        }
+    }
+}
+
+fn ended_well(last: &LastMessage) -> bool {
+    matches!(
+        last,
+        LastMessage::Assistant { completed: true, finish: Some(finish), error: None, rejected: false }
+            if finish == "stop"
+    )
+}

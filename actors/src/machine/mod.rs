@@ -1,0 +1,19 @@
+//! The task machine: pure decisions. (state, input) -> (events, effects).
+//!
+//! In: [`Input`]s (commands, job results, signals, ticks) with the time and fresh ids of a [`Context`].
+//! Out: [`Step`]s: events, already folded into the state, and effects that wait until those events are durable.
+//! Nothing here waits, reads a clock, sends, or knows an actor. Recovery folds the same events with the same code.
+
+mod command;
+mod decide;
+mod engine_input;
+mod input;
+mod observe;
+mod prompt;
+mod state;
+mod step;
+mod view;
+
+pub use input::{Context, Effect, Input, ReadResult, Refusal, Reply, Step, Ticket};
+pub use state::{PromptRecord, TaskState};
+pub use step::{Limits, Machine};

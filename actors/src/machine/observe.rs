@@ -1,0 +1,183 @@
+//! Signals of the stream: hints that make the machine read, and observations that are collected and journaled
+//! at most twice a second.
+
+use super::input::{Effect, Step};
+use super::step::Machine;
+use crate::event::{Event, PauseKind, Phase, Todo, ToolRun, Usage};
+use crate::id::WallTime;
+use crate::ports::Signal;
+
+/// Observations of one task are journaled at most this often, in milliseconds.
+const FLUSH_MS: u64 = 500;
+/// Tools kept of one flush; more are counted in a remark.
+const TOOLS_KEPT: usize = 20;
+
+/// Observations not yet journaled.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Observations {
+    tools: Vec<ToolRun>,
+    tools_dropped: u32,
+    files: Vec<String>,
+    todos: Option<Vec<Todo>>,
+    steps: Option<(u32, Usage)>,
+    retry: Option<(u32, String)>,
+    doing: Option<String>,
+    due: Option<WallTime>,
+}
+
+impl Observations {
+    /// When they are to be journaled.
+    pub(super) const fn flush_at(&self) -> Option<WallTime> {
+        self.due
+    }
+
+    fn touch(&mut self, now: WallTime) {
+        self.due.get_or_insert(now.plus_ms(FLUSH_MS));
+    }
+}
+
+impl Machine {
+    pub(super) fn signal(&mut self, child: bool, signal: Signal, now: WallTime, out: &mut Step) {
+        match signal {
+            Signal::Busy => self.heard_busy(child, out),
+            Signal::Idle | Signal::Deleted => {
+                if !child {
+                    self.read_by(now);
+                }
+            }
+            Signal::Error { name, message } => {
+                let ours = self.state.abort.is_some() || self.state.phase == Phase::Paused;
+                if !child && !ours {
+                    self.live.hints.last_error = Some((name, message));
+                    self.read_by(now.plus_ms(100));
+                }
+            }
+            Signal::RequestAsked(_) | Signal::RequestClosed(_) => self.read_by(now),
+            Signal::AssistantStarted => {
+                if !child
+                    && self
+                        .state
+                        .prompts
+                        .iter()
+                        .any(super::state::PromptRecord::is_open)
+                {
+                    self.read_by(now.plus_ms(50));
+                }
+            }
+            Signal::Text { text, reasoning } => {
+                if !reasoning {
+                    out.effects.push(Effect::AppendOutput { text });
+                }
+            }
+            Signal::ToolStarted(tool) => self.observe_doing(format!("runs {}", named(&tool)), now),
+            Signal::ToolFinished(tool) => self.observe_tool(tool, now, out),
+            Signal::StepFinished { usage, reason } => self.observe_step(child, usage, &reason, now),
+            Signal::FilesTouched(files) => {
+                self.live.observed.touch(now);
+                let known = &self.state.files_touched;
+                let fresh = files.into_iter().filter(|file| !known.contains(file));
+                self.live.observed.files.extend(fresh);
+            }
+            Signal::Todos(todos) => {
+                self.live.observed.touch(now);
+                self.live.observed.todos = Some(todos);
+            }
+            Signal::Retrying { attempt, message } => {
+                self.live.observed.touch(now);
+                self.live.observed.retry = Some((attempt, message));
+            }
+        }
+    }
+
+    fn heard_busy(&mut self, child: bool, out: &mut Step) {
+        self.live.verdict = None;
+        // A run that begins after its pause was an accepted prompt on its way: end it again.
+        let escaped = !child
+            && self.state.phase == Phase::Paused
+            && self.state.pause == Some(PauseKind::Aborted)
+            && !self.live.aborting;
+        if escaped && let Some(session) = self.state.session.clone() {
+            self.live.aborting = true;
+            out.effects.push(Effect::Abort { session });
+        }
+    }
+
+    fn observe_doing(&mut self, doing: String, now: WallTime) {
+        self.live.observed.touch(now);
+        self.live.observed.doing = Some(doing);
+    }
+
+    fn observe_tool(&mut self, tool: ToolRun, now: WallTime, out: &mut Step) {
+        let mark = if tool.failed { "failed" } else { "done" };
+        out.effects.push(Effect::AppendOutput {
+            text: format!("\n[{mark}: {}]\n", named(&tool)),
+        });
+        self.observe_doing("thinks".to_owned(), now);
+        if self.live.observed.tools.len() < TOOLS_KEPT {
+            self.live.observed.tools.push(tool);
+        } else {
+            self.live.observed.tools_dropped += 1;
+        }
+    }
+
+    fn observe_step(&mut self, child: bool, usage: Usage, reason: &str, now: WallTime) {
+        self.live.observed.touch(now);
+        let (steps, total) = self
+            .live
+            .observed
+            .steps
+            .unwrap_or((self.state.steps, self.state.usage));
+        let total = Usage {
+            input: total.input + usage.input,
+            output: total.output + usage.output,
+            reasoning: total.reasoning + usage.reasoning,
+            cache_read: total.cache_read + usage.cache_read,
+            cache_write: total.cache_write + usage.cache_write,
+            cost: total.cost + usage.cost,
+        };
+        self.live.observed.steps = Some((steps + 1, total));
+        // An answer without a proper finish may be the first of an endless loop.
+        if !child && reason == "unknown" {
+            self.read_by(now);
+        }
+    }
+
+    /// Journals what was observed.
+    pub(super) fn flush(&mut self, now: WallTime, out: &mut Step) {
+        let seen = std::mem::take(&mut self.live.observed);
+        if !seen.tools.is_empty() {
+            self.emit(now, out, Event::ToolsFinished { tools: seen.tools });
+        }
+        if seen.tools_dropped > 0 {
+            let message = format!(
+                "{} more tool calls ended in that half second",
+                seen.tools_dropped
+            );
+            self.emit(now, out, Event::Remark { message });
+        }
+        if !seen.files.is_empty() {
+            self.emit(now, out, Event::FilesTouched { files: seen.files });
+        }
+        if let Some((steps, usage)) = seen.steps {
+            self.emit(now, out, Event::StepFinished { steps, usage });
+        }
+        if let Some(todos) = seen.todos {
+            self.emit(now, out, Event::TodosChanged { todos });
+        }
+        if let Some((attempt, message)) = seen.retry {
+            self.emit(now, out, Event::ProviderRetry { attempt, message });
+        } else if let Some(doing) = seen.doing.filter(|doing| *doing != self.state.doing)
+            && self.state.phase == Phase::Running
+        {
+            self.emit(now, out, Event::ActivityChanged { doing });
+        }
+    }
+}
+
+fn named(tool: &ToolRun) -> String {
+    if tool.title.is_empty() {
+        tool.tool.clone()
+    } else {
+        format!("{}: {}", tool.tool, tool.title)
+    }
+}

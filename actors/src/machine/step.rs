@@ -1,0 +1,640 @@
+//! The machine itself: dispatch of inputs, alarms, and the one function that finds what has to be done next.
+//!
+//! In: [`Input`]. Out: [`Step`]. Work is level-triggered: after every input [`Machine::advance`] looks at the state and
+//! asks for what is missing, so that live progress and recovery take the same path.
+
+use std::collections::BTreeSet;
+
+use super::decide::{Hints, Verdict};
+use super::input::{Context, Effect, Input, Reply, Step, Ticket};
+use super::observe::Observations;
+use super::prompt;
+use super::state::TaskState;
+use crate::command::ControlSignal;
+use crate::event::{Event, Failure, FailureKind, Outcome, Phase, Prompt, PromptKind};
+use crate::id::{RequestId, WallTime};
+use crate::view::ControlOutcome;
+
+/// How often a running session is read although nothing was heard, in milliseconds.
+const POLL_MS: u64 = 15_000;
+/// How long readings may take to say how a run stands before deadlines are judged without them, in milliseconds.
+const UNDECIDED_MS: u64 = 60_000;
+
+/// The limits of one task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// From slot to accepted prompt, in milliseconds.
+    pub start_timeout_ms: u64,
+    /// From slot to end, in milliseconds.
+    pub hard_deadline_ms: u64,
+    /// How long a request stays open when somebody is attached, in milliseconds.
+    pub request_expiry_ms: u64,
+    /// How often a cut run is continued.
+    pub max_resumes: u32,
+    /// How many unfinished model steps in a row are an endless loop.
+    pub max_unfinished: u32,
+    /// The engine freezes instead of aborting.
+    pub can_freeze: bool,
+    /// The engine is configured.
+    pub engine_known: bool,
+}
+
+/// What is in flight and what is only known while this machine lives.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Volatile {
+    pub(super) engine_up: bool,
+    pub(super) preparing: bool,
+    pub(super) opening: bool,
+    pub(super) sending: Option<u32>,
+    pub(super) reading: bool,
+    pub(super) aborting: bool,
+    pub(super) abort_done: bool,
+    pub(super) freezing: bool,
+    pub(super) collecting: bool,
+    pub(super) collect_failures: u32,
+    pub(super) answering: BTreeSet<RequestId>,
+    /// No prompt is sent before a reading said how it stands.
+    pub(super) must_read: bool,
+    pub(super) routed: bool,
+    pub(super) released: bool,
+    pub(super) resend: Option<u32>,
+    pub(super) read_at: Option<WallTime>,
+    pub(super) not_before: Option<WallTime>,
+    pub(super) failures: u32,
+    pub(super) gone_readings: u32,
+    pub(super) hints: Hints,
+    pub(super) verdict: Option<Verdict>,
+    /// Since when readings are awaited that say how the run stands.
+    pub(super) undecided_since: Option<WallTime>,
+    pub(super) observed: Observations,
+    pub(super) controls: Vec<(Ticket, ControlSignal)>,
+}
+
+/// A task's machine: the folded state and what is in flight.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Machine {
+    pub(super) state: TaskState,
+    pub(super) limits: Limits,
+    pub(super) live: Volatile,
+}
+
+impl Machine {
+    /// A machine on a folded record. Its first input is [`Input::Recovered`], also for a new task.
+    pub fn new(state: TaskState, limits: Limits) -> Self {
+        Self {
+            state,
+            limits,
+            live: Volatile::default(),
+        }
+    }
+
+    /// The folded state.
+    pub const fn state(&self) -> &TaskState {
+        &self.state
+    }
+
+    /// Decides about one input.
+    pub fn handle(&mut self, input: Input, cx: &mut Context<'_>) -> Step {
+        let mut out = Step::default();
+        if self.state.phase.is_final() {
+            self.after_end(input, cx, &mut out);
+            return out;
+        }
+        match input {
+            Input::Recovered => self.recovered(cx.now, &mut out),
+            Input::Dispatched => self.dispatched(cx.now, &mut out),
+            Input::EngineUp { .. } => self.engine_is_up(cx.now),
+            Input::WorkdirPrepared(result) => self.workdir_prepared(result, cx.now, &mut out),
+            Input::SessionOpened(result) => self.session_opened(result, cx, &mut out),
+            Input::PromptSent { number, result } => {
+                self.prompt_sent(number, result, cx.now, &mut out);
+            }
+            Input::SessionRead(result) => self.session_read(result, cx, &mut out),
+            Input::Aborted(result) => self.aborted(result, cx.now),
+            Input::Froze { frozen, result } => self.froze(frozen, result, cx.now, &mut out),
+            Input::Answered { request, result } => {
+                self.answered(request, result, cx.now, &mut out);
+            }
+            Input::ChangesTaken(result) => self.changes_taken(result, cx.now, &mut out),
+            Input::Signal { child, signal } => self.signal(child, signal, cx.now, &mut out),
+            Input::Message {
+                ticket,
+                message_type,
+                text,
+                metadata,
+                by,
+            } => {
+                self.message(ticket, (message_type, text, metadata, by), cx, &mut out);
+            }
+            Input::Control {
+                ticket,
+                signal,
+                reason,
+                by,
+            } => {
+                self.control(ticket, signal, reason, by, cx, &mut out);
+            }
+            Input::Answer {
+                ticket,
+                request,
+                answer,
+                by,
+            } => {
+                self.answer(ticket, request, answer, by, cx.now, &mut out);
+            }
+            Input::Tick => self.tick(cx.now, &mut out),
+            Input::GaveUp { reason } => {
+                let failure = TaskState::quarantine(&reason);
+                self.fail(failure, cx.now, &mut out);
+            }
+        }
+        self.advance(cx, &mut out);
+        out
+    }
+
+    /// Folds and records an event.
+    pub(super) fn emit(&mut self, now: WallTime, out: &mut Step, event: Event) {
+        self.state.fold(now, &event);
+        out.events.push(event);
+    }
+
+    fn recovered(&mut self, now: WallTime, out: &mut Step) {
+        if !self.limits.engine_known && self.state.phase != Phase::Finishing {
+            let message = format!(
+                "engine \"{}\" is no longer configured; configure it again before the next start, or submit the task to another engine",
+                self.state.spec.engine
+            );
+            let failure = Failure {
+                kind: FailureKind::Engine,
+                message,
+            };
+            self.fail(failure, now, out);
+            return;
+        }
+        self.live.must_read = true;
+        if self.state.session.is_some() {
+            self.live.undecided_since = Some(now);
+        }
+    }
+
+    fn dispatched(&mut self, now: WallTime, out: &mut Step) {
+        // A hold that overtook the slot wins; admission sees `TaskPaused` and takes the slot back.
+        if self.state.phase == Phase::Queued {
+            let engine = self.state.spec.engine.clone();
+            self.emit(now, out, Event::AttemptStarted { attempt: 1, engine });
+        }
+    }
+
+    fn engine_is_up(&mut self, now: WallTime) {
+        self.live.engine_up = true;
+        self.live.must_read = true;
+        self.live.not_before = None;
+        // What was heard or sent before the gap proves nothing now.
+        self.live.verdict = None;
+        self.live.hints.sent_at = None;
+        self.live.routed = false;
+        self.live.read_at = Some(now);
+    }
+
+    /// Ends the task as failed without a result.
+    pub(super) fn fail(&mut self, failure: Failure, now: WallTime, out: &mut Step) {
+        let running_ms = self.state.running_at(now);
+        self.emit(
+            now,
+            out,
+            Event::TaskFailed {
+                failure,
+                result: None,
+                running_ms,
+            },
+        );
+    }
+
+    /// The run is over: the result is read next.
+    pub(super) fn run_ended(&mut self, outcome: Outcome, now: WallTime, out: &mut Step) {
+        self.flush(now, out);
+        let text = std::mem::take(&mut self.state.run_text);
+        let text_cut = self.state.run_text_cut;
+        let usage = self.state.usage;
+        self.emit(
+            now,
+            out,
+            Event::RunEnded {
+                outcome,
+                text,
+                text_cut,
+                usage,
+            },
+        );
+    }
+
+    /// Puts the next try of the current stage off: 0.5 s, 1 s, … at most 15 s.
+    pub(super) fn back_off(&mut self, now: WallTime) {
+        let wait = 500u64 << self.live.failures.min(5);
+        self.live.failures += 1;
+        self.live.not_before = Some(now.plus_ms(wait.min(15_000)));
+    }
+
+    pub(super) fn stage_worked(&mut self) {
+        self.live.failures = 0;
+        self.live.not_before = None;
+    }
+
+    /// Asks for a reading at `at`, or earlier if one is due earlier.
+    pub(super) fn read_by(&mut self, at: WallTime) {
+        self.live.read_at = Some(self.live.read_at.map_or(at, |due| due.min(at)));
+    }
+
+    /// Asks for everything that the state wants and nobody does yet.
+    pub(super) fn advance(&mut self, cx: &mut Context<'_>, out: &mut Step) {
+        self.answer_controls(out);
+        let held_off = self.live.not_before.is_some_and(|at| at > cx.now);
+        match self.state.phase {
+            Phase::Queued => {}
+            Phase::Starting => {
+                if !held_off {
+                    self.advance_start(cx, out);
+                }
+            }
+            Phase::Running | Phase::InputRequired => self.advance_run(cx, out, held_off),
+            Phase::Paused => self.route(out),
+            Phase::Finishing => {
+                if !self.live.collecting && !held_off {
+                    self.live.collecting = true;
+                    out.effects.push(Effect::TakeChanges);
+                }
+            }
+            Phase::Completed | Phase::Failed | Phase::Timeout | Phase::Cancelled => {
+                self.release(out);
+            }
+        }
+    }
+
+    fn advance_start(&mut self, cx: &mut Context<'_>, out: &mut Step) {
+        let Some(directory) = self.state.directory.clone() else {
+            if !self.live.preparing {
+                self.live.preparing = true;
+                out.effects.push(Effect::PrepareWorkdir);
+            }
+            return;
+        };
+        if !self.live.engine_up {
+            return;
+        }
+        if self.state.session.is_none() {
+            if !self.live.opening {
+                if !self.state.session_wanted {
+                    self.emit(cx.now, out, Event::SessionWanted);
+                }
+                self.live.opening = true;
+                out.effects.push(Effect::OpenSession { directory });
+            }
+            return;
+        }
+        self.route(out);
+        if self.state.prompts.is_empty() {
+            let text = prompt::first(&self.state.spec);
+            self.want_prompt(PromptKind::First, text, None, cx, out);
+            // A session without a prompt of ours proves that nothing ran: no reading is needed before the first.
+            self.live.must_read = false;
+        }
+        self.read_if_due(cx.now, out);
+        self.send_next(out);
+    }
+
+    fn advance_run(&mut self, cx: &mut Context<'_>, out: &mut Step, held_off: bool) {
+        if !self.live.engine_up {
+            return;
+        }
+        self.route(out);
+        if self.state.abort.is_some() {
+            let wanted = !self.live.aborting && !self.live.abort_done && !held_off;
+            if wanted && let Some(session) = self.state.session.clone() {
+                self.live.aborting = true;
+                out.effects.push(Effect::Abort { session });
+            }
+        } else {
+            self.send_kept_messages(cx, out);
+            if !held_off {
+                self.give_answers(out);
+                self.send_next(out);
+            }
+        }
+        self.read_if_due(cx.now, out);
+        if self.live.read_at.is_none() && !self.live.reading {
+            self.live.read_at = Some(cx.now.plus_ms(POLL_MS));
+        }
+    }
+
+    fn route(&mut self, out: &mut Step) {
+        if self.live.routed {
+            return;
+        }
+        if let Some(session) = self.state.session.clone() {
+            self.live.routed = true;
+            out.effects.push(Effect::Route { session });
+        }
+    }
+
+    fn read_if_due(&mut self, now: WallTime, out: &mut Step) {
+        // A reading that failed waits for its back-off, however much it is wanted.
+        let held_off = self.live.not_before.is_some_and(|at| at > now);
+        let wanted = self.live.must_read && !held_off;
+        let due = wanted || self.live.read_at.is_some_and(|at| at <= now);
+        if !due || self.live.reading {
+            return;
+        }
+        if let Some(session) = self.state.session.clone() {
+            self.live.reading = true;
+            self.live.read_at = None;
+            let prompts = self
+                .state
+                .prompts
+                .iter()
+                .filter(|record| record.is_open())
+                .map(|record| record.prompt.message_id.clone())
+                .collect();
+            out.effects.push(Effect::ReadSession { session, prompts });
+        }
+    }
+
+    /// Records a prompt; [`Self::send_next`] sends it.
+    pub(super) fn want_prompt(
+        &mut self,
+        kind: PromptKind,
+        text: String,
+        carries: Option<String>,
+        cx: &mut Context<'_>,
+        out: &mut Step,
+    ) {
+        let tail = (cx.mint)();
+        let number = u32::try_from(self.state.prompts.len() + 1).unwrap_or(u32::MAX);
+        let prompt = Prompt {
+            number,
+            kind,
+            message_id: format!("msg_{tail}"),
+            part_id: format!("prt_{tail}"),
+            text,
+            carries,
+        };
+        self.emit(cx.now, out, Event::PromptWanted { prompt });
+    }
+
+    fn send_kept_messages(&mut self, cx: &mut Context<'_>, out: &mut Step) {
+        for kept in self.state.kept.clone() {
+            let text = prompt::message(kept.message_type, &kept.text);
+            self.want_prompt(PromptKind::Message, text, Some(kept.id), cx, out);
+        }
+    }
+
+    /// Sends the oldest prompt that the engine has not taken, one at a time, or the one to be repeated.
+    fn send_next(&mut self, out: &mut Step) {
+        // An abort under way would end the run that a prompt begins.
+        if self.live.sending.is_some() || self.live.must_read || self.live.aborting {
+            return;
+        }
+        let Some(session) = self.state.session.clone() else {
+            return;
+        };
+        let next = match self.live.resend.take() {
+            Some(number) => self
+                .state
+                .prompts
+                .iter()
+                .find(|r| r.prompt.number == number),
+            None => self
+                .state
+                .prompts
+                .iter()
+                .find(|r| r.accepted_at.is_none() && r.is_open()),
+        };
+        if let Some(record) = next {
+            self.live.sending = Some(record.prompt.number);
+            self.live.hints.last_error = None;
+            out.effects.push(Effect::SendPrompt {
+                session,
+                prompt: record.prompt.clone(),
+            });
+        }
+    }
+
+    fn give_answers(&mut self, out: &mut Step) {
+        let Some(session) = self.state.session.clone() else {
+            return;
+        };
+        for (id, request) in &self.state.requests {
+            if let Some((answer, _)) = &request.answer
+                && self.live.answering.insert(id.clone())
+            {
+                out.effects.push(Effect::GiveAnswer {
+                    session: session.clone(),
+                    request: request.open.request.clone(),
+                    answer: answer.clone(),
+                });
+            }
+        }
+    }
+
+    fn release(&mut self, out: &mut Step) {
+        if self.live.released {
+            return;
+        }
+        self.live.released = true;
+        out.effects.push(Effect::DropJobs);
+        out.effects.push(if self.state.attempt > 0 {
+            Effect::Release {
+                session: self.state.session.clone(),
+            }
+        } else {
+            Effect::Finish
+        });
+    }
+
+    /// Answers the control signals whose effect is reached.
+    pub(super) fn answer_controls(&mut self, out: &mut Step) {
+        let phase = self.state.phase;
+        let pause = self.state.pause;
+        self.live.controls.retain(|(ticket, signal)| {
+            let reached = phase.is_final()
+                || match signal {
+                    ControlSignal::Cancel => false,
+                    // A run that ended well before the abort keeps its success: the pause came too late.
+                    ControlSignal::Pause => matches!(phase, Phase::Paused | Phase::Finishing),
+                    ControlSignal::Resume => phase != Phase::Paused,
+                };
+            if reached {
+                let outcome = ControlOutcome {
+                    phase,
+                    pause,
+                    already: false,
+                };
+                out.effects
+                    .push(Effect::Reply(*ticket, Reply::Control(outcome)));
+            }
+            !reached
+        });
+    }
+
+    /// When [`Input::Tick`] is wanted next.
+    pub fn next_alarm(&self, now: WallTime) -> Option<WallTime> {
+        if self.state.phase.is_final() {
+            return None;
+        }
+        let requests = self
+            .state
+            .requests
+            .values()
+            .filter(|request| request.answer.is_none())
+            .map(|request| request.open.expires_at);
+        [
+            self.deadline().map(|(at, _)| at.max(self.judged_from())),
+            self.live.not_before.filter(|at| *at > now),
+            self.reading_alarm(now),
+            self.live.observed.flush_at(),
+        ]
+        .into_iter()
+        .flatten()
+        .chain(requests)
+        .min()
+    }
+
+    /// When a reading is due; none where [`Self::advance`] would not start it.
+    fn reading_alarm(&self, now: WallTime) -> Option<WallTime> {
+        let held_off = self.live.not_before.is_some_and(|at| at > now);
+        let reads = match self.state.phase {
+            Phase::Running | Phase::InputRequired => true,
+            Phase::Starting => self.state.session.is_some() && !held_off,
+            Phase::Queued
+            | Phase::Paused
+            | Phase::Finishing
+            | Phase::Completed
+            | Phase::Failed
+            | Phase::Timeout
+            | Phase::Cancelled => false,
+        };
+        self.live
+            .read_at
+            .filter(|_| reads && self.live.engine_up && !self.live.reading)
+    }
+
+    /// Deadlines are judged only when it is known how the run stands, after a recovery and while the second of two
+    /// readings is awaited: it may have ended in time.
+    fn judged_from(&self) -> WallTime {
+        self.live
+            .undecided_since
+            .map_or(WallTime(i64::MIN), |since| since.plus_ms(UNDECIDED_MS))
+    }
+
+    /// The nearest deadline and what it means.
+    fn deadline(&self) -> Option<(WallTime, Deadline)> {
+        let started = self.state.started_at?;
+        let hard = (
+            started.plus_ms(self.limits.hard_deadline_ms),
+            Deadline::Hard,
+        );
+        let soft = match self.state.phase {
+            Phase::Starting => Some((
+                self.state.phase_since.plus_ms(self.limits.start_timeout_ms),
+                Deadline::Start,
+            )),
+            Phase::Running => self.state.running_since.map(|since| {
+                let left = self
+                    .state
+                    .spec
+                    .timeout_ms
+                    .saturating_sub(self.state.running_ms);
+                (since.plus_ms(left), Deadline::Running)
+            }),
+            Phase::Queued | Phase::Paused | Phase::InputRequired => None,
+            Phase::Finishing
+            | Phase::Completed
+            | Phase::Failed
+            | Phase::Timeout
+            | Phase::Cancelled => return None,
+        };
+        Some(soft.map_or(hard, |soft| if soft.0 <= hard.0 { soft } else { hard }))
+    }
+
+    fn tick(&mut self, now: WallTime, out: &mut Step) {
+        if self.live.not_before.is_some_and(|at| at <= now) {
+            self.live.not_before = None;
+        }
+        self.expire_requests(now, out);
+        if self.live.observed.flush_at().is_some_and(|at| at <= now) {
+            self.flush(now, out);
+        }
+        if let Some((at, deadline)) = self.deadline()
+            && at <= now
+            && self.judged_from() <= now
+        {
+            self.deadline_passed(deadline, now, out);
+        }
+    }
+
+    fn deadline_passed(&mut self, deadline: Deadline, now: WallTime, out: &mut Step) {
+        self.flush(now, out);
+        let running_ms = self.state.running_at(now);
+        let message = match deadline {
+            Deadline::Start => {
+                let seconds = self.limits.start_timeout_ms / 1000;
+                let failure = Failure {
+                    kind: FailureKind::Engine,
+                    message: format!(
+                        "the task did not get started within {seconds} s (it {}); see health for the engine's state",
+                        self.state.doing
+                    ),
+                };
+                self.fail(failure, now, out);
+                return;
+            }
+            Deadline::Running => format!(
+                "it ran longer than the {} s allowed by timeout_ms; its files are kept, submit again with a longer timeout_ms or a smaller task",
+                self.state.spec.timeout_ms / 1000
+            ),
+            Deadline::Hard => format!(
+                "it was not done {} h after its start, pauses and open requests included",
+                self.limits.hard_deadline_ms / 3_600_000
+            ),
+        };
+        self.emit(
+            now,
+            out,
+            Event::TaskTimedOut {
+                message,
+                running_ms,
+            },
+        );
+    }
+
+    /// After the end nothing changes; what may matter to a reader is recorded as late, a few times.
+    fn after_end(&mut self, input: Input, cx: &mut Context<'_>, out: &mut Step) {
+        let phase = self.state.phase;
+        match input {
+            Input::Message { ticket, .. } | Input::Answer { ticket, .. } => {
+                let why = "it has ended; nothing reaches the worker any more".to_owned();
+                out.effects.push(Effect::Reply(
+                    ticket,
+                    Reply::Refused(super::Refusal::Phase(why)),
+                ));
+            }
+            Input::Control { ticket, signal, .. } => self.control_after_end(ticket, signal, out),
+            Input::SessionRead(Ok(report)) if self.state.late < 3 => {
+                let what = format!(
+                    "the engine reported {:?} after the task was {}",
+                    report.last,
+                    phase.as_str()
+                );
+                self.emit(cx.now, out, Event::LateArrival { what });
+            }
+            _ => {}
+        }
+        self.release(out);
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Deadline {
+    Start,
+    Running,
+    Hard,
+}

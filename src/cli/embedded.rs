@@ -1,0 +1,357 @@
+//! A server of our own for one command: in this process, on a free loopback port, with a private data directory.
+//!
+//! In: the configuration, which model. Out: a [`Client`] to it; at the end everything that it started is stopped.
+//! The private directories lie in `own/` of the data directory, so that an installed OpenCode is shared; the newest few
+//! are kept, because the patch and the workdir of `run` are in them.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chargehand_actors::ports::StopHow;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use super::args::ConfigArgs;
+use super::assembly::World;
+use super::client::Client;
+use super::error::{CliError, chain};
+use super::leftovers;
+use super::logging;
+use super::rpc::{Endpoint, Token};
+use super::terminal::{Screen, clean};
+use crate::adapters::opencode::find_or_install;
+use crate::config::{
+    DataSettings, LocalEngineSettings, Secret, Settings, Sources, TokenRole, TokenSettings,
+};
+use crate::scripted_model::{MODEL, PROVIDER, Scenario, ScriptedModel, opencode_provider_config};
+
+/// How long the server may take until it answers.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+/// How long it may take to stop in order.
+const STOP_WITHIN: Duration = Duration::from_secs(40);
+/// The same after a second Ctrl-C.
+const STOP_AT_ONCE: Duration = Duration::from_secs(2);
+/// Private directories that are kept.
+const KEPT: usize = 10;
+/// The file that says, by its lock, that a private directory is in use.
+const LOCK: &str = "in-use";
+
+/// Environment variables in which the providers' keys are usually kept.
+const PROVIDER_KEYS: [&str; 9] = [
+    "ANTHROPIC_API_KEY",
+    "OPENAI_API_KEY",
+    "OPENROUTER_API_KEY",
+    "GOOGLE_GENERATIVE_AI_API_KEY",
+    "GEMINI_API_KEY",
+    "MISTRAL_API_KEY",
+    "GROQ_API_KEY",
+    "XAI_API_KEY",
+    "DEEPSEEK_API_KEY",
+];
+
+/// Names of the provider keys that are in the environment of this process.
+pub(crate) fn provider_keys() -> Vec<String> {
+    PROVIDER_KEYS
+        .into_iter()
+        .filter(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The settings: file, environment, flags; `flags` are paths of settings with their values.
+pub(crate) fn settings(
+    args: &ConfigArgs,
+    mut flags: BTreeMap<String, String>,
+) -> Result<Settings, CliError> {
+    if let Some(directory) = &args.data_dir {
+        flags.insert("data.dir".to_owned(), directory.display().to_string());
+    }
+    Sources::of_process(args.config.as_deref(), flags)
+        .and_then(Settings::load)
+        .map_err(|error| CliError::Usage(error.to_string()))
+}
+
+/// Which model the worker gets.
+pub(crate) enum ModelChoice {
+    /// As configured, with these environment variables of ours.
+    Configured(Vec<String>),
+    /// The built-in scripted one, with these scripts.
+    Scripted(Vec<Scenario>),
+}
+
+/// The server.
+pub(crate) struct OwnServer {
+    client: Client,
+    directory: PathBuf,
+    scripted: Option<ScriptedModel>,
+    shutdown: CancellationToken,
+    server: JoinHandle<Result<(), CliError>>,
+    // Unlocks the private directory when it goes.
+    _in_use: File,
+}
+
+impl OwnServer {
+    /// Starts it and waits until it answers; installs OpenCode first if there is none.
+    pub(crate) async fn start(
+        args: &ConfigArgs,
+        model: ModelChoice,
+        screen: &Screen,
+    ) -> Result<Self, CliError> {
+        let mut settings = settings(args, BTreeMap::new())?;
+        if let Some(local) = &mut settings.engines.local {
+            let tell = |text: &str| {
+                screen.line(&clean(text));
+                screen.status(clean(text).into_owned());
+            };
+            screen.status("looking for OpenCode".to_owned());
+            let program = find_or_install(local.opencode.as_deref(), &settings.data.dir, &tell)
+                .await
+                .map_err(|error| CliError::Server(error.to_string()))?;
+            local.opencode = Some(program);
+        }
+        let scripted = choose_model(&mut settings, model).await?;
+        let (directory, in_use) = private_directory(&settings.data.dir)?;
+        settings.data = DataSettings {
+            workdirs: directory.join("workdirs"),
+            dir: directory.clone(),
+        };
+        settings.server.bind = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        settings.engine.on_stop = StopHow::EndWorkers;
+        // Other users of this machine reach the port too.
+        let token = format!(
+            "{}{}",
+            uuid::Uuid::new_v4().simple(),
+            uuid::Uuid::new_v4().simple()
+        );
+        settings.auth.tokens = vec![TokenSettings {
+            name: "cli".to_owned(),
+            token: Secret::new(token.clone()),
+            role: TokenRole::Operator,
+        }];
+        logging::to_file(&directory.join("chargehand.log"), &settings.log.level)?;
+        screen.status("starting the server".to_owned());
+        let listener = tokio::net::TcpListener::bind(settings.server.bind).await?;
+        let url = format!("http://{}", listener.local_addr()?);
+        let base = Url::parse(&url).map_err(|error| CliError::Server(error.to_string()))?;
+        let client = Endpoint::new(base, Some(Token(token)))
+            .map(Client::at)
+            .map_err(|error| CliError::Server(error.to_string()))?;
+        let world = World::open(&settings, Arc::new(|_: &str| {})).await?;
+        let shutdown = CancellationToken::new();
+        let server = tokio::spawn(serve_until(settings, world, listener, shutdown.clone()));
+        let mut own = Self {
+            client,
+            directory,
+            scripted,
+            shutdown,
+            server,
+            _in_use: in_use,
+        };
+        match own.ready().await {
+            Ok(()) => Ok(own),
+            Err(error) => {
+                own.stop(true).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// The way to it.
+    pub(crate) const fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Its private data directory.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    async fn ready(&mut self) -> Result<(), CliError> {
+        let until = Instant::now() + READY_WITHIN;
+        loop {
+            if self.server.is_finished() {
+                return Err(self.why_it_ended().await);
+            }
+            match self.client.probe().await {
+                Ok(_) => return Ok(()),
+                Err(error) if Instant::now() > until => return Err(error),
+                Err(_) => tokio::time::sleep(Duration::from_millis(30)).await,
+            }
+        }
+    }
+
+    async fn why_it_ended(&mut self) -> CliError {
+        let why = match (&mut self.server).await {
+            Ok(Ok(())) => "it ended by itself".to_owned(),
+            Ok(Err(error)) => error.report(),
+            Err(error) => error.to_string(),
+        };
+        CliError::Server(format!(
+            "the server of this command did not start: {why}; its log is {}",
+            self.directory.join("chargehand.log").display()
+        ))
+    }
+
+    /// Stops everything that it started, in order; `at_once` gives it two seconds and then ends what is left.
+    pub(crate) async fn stop(mut self, at_once: bool) -> Result<(), CliError> {
+        self.shutdown.cancel();
+        let patience = if at_once { STOP_AT_ONCE } else { STOP_WITHIN };
+        if !self.server.is_finished()
+            && tokio::time::timeout(patience, &mut self.server)
+                .await
+                .is_err()
+        {
+            self.server.abort();
+            end_leftovers(&self.directory);
+        }
+        if let Some(model) = self.scripted.take() {
+            model.stop().await;
+        }
+        Ok(())
+    }
+}
+
+/// Runs a server until `shutdown`, then closes its journal.
+pub(crate) async fn serve_until(
+    settings: Settings,
+    world: World,
+    listener: tokio::net::TcpListener,
+    shutdown: CancellationToken,
+) -> Result<(), CliError> {
+    let ended = crate::run(
+        settings,
+        world.adapters.clone(),
+        listener,
+        shutdown.cancelled_owned(),
+    )
+    .await;
+    world.close().await;
+    ended.map_err(|error| CliError::Server(chain(&error)))
+}
+
+/// Hands the model's configuration to the local engine.
+async fn choose_model(
+    settings: &mut Settings,
+    model: ModelChoice,
+) -> Result<Option<ScriptedModel>, CliError> {
+    match model {
+        ModelChoice::Configured(names) => {
+            for name in names {
+                let value = std::env::var(&name).map_err(|_| {
+                    CliError::Usage(format!("the environment variable {name} is not set"))
+                })?;
+                if let Some(local) = &mut settings.engines.local {
+                    local.env.insert(name, Secret::new(value));
+                }
+            }
+            Ok(None)
+        }
+        ModelChoice::Scripted(scenarios) => {
+            let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+            let model = ScriptedModel::start(any_port, scenarios).await?;
+            let local = settings
+                .engines
+                .local
+                .get_or_insert_with(LocalEngineSettings::default);
+            let config = opencode_provider_config(&model.base_url());
+            if let serde_json::Value::Object(config) = config {
+                local.opencode_config.extend(config);
+            }
+            local.model = Some(format!("{PROVIDER}/{MODEL}"));
+            local.small_model = local.model.clone();
+            settings.engine.default = "local".to_owned();
+            settings.engines.remote = None;
+            Ok(Some(model))
+        }
+    }
+}
+
+/// Makes a new private directory in `own/`, locked while the file lives, and removes the oldest ones.
+fn private_directory(data: &Path) -> Result<(PathBuf, File), CliError> {
+    let all = data.join("own");
+    let file_error = |what, path: &Path| {
+        let path = path.to_owned();
+        move |source| CliError::File { what, path, source }
+    };
+    std::fs::create_dir_all(&all).map_err(file_error("cannot create", &all))?;
+    prune(&all);
+    // The time in front makes the order of names the order of age.
+    let directory = tempfile::Builder::new()
+        .prefix(&format!("{:013}-", jiff::Timestamp::now().as_millisecond()))
+        .tempdir_in(&all)
+        .map_err(file_error("cannot create a directory in", &all))?
+        .keep();
+    let lock = directory.join(LOCK);
+    let file = File::create(&lock).map_err(file_error("cannot create", &lock))?;
+    file.lock().map_err(file_error("cannot lock", &lock))?;
+    let directory = directory
+        .canonicalize()
+        .map_err(file_error("cannot find", &directory))?;
+    Ok((directory, file))
+}
+
+/// Removes all but the newest directories that nobody uses. What cannot be removed now is tried again next time.
+fn prune(all: &Path) {
+    let Ok(entries) = std::fs::read_dir(all) else {
+        return;
+    };
+    let mut directories: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    directories.sort_unstable();
+    let surplus = directories.len().saturating_sub(KEPT);
+    for directory in directories.into_iter().take(surplus) {
+        let unused = File::open(directory.join(LOCK)).is_ok_and(|file| file.try_lock().is_ok());
+        if unused {
+            let _ = std::fs::remove_dir_all(directory);
+        }
+    }
+}
+
+/// Kills what still belongs to a private directory after the ordered stop was given up.
+fn end_leftovers(directory: &Path) {
+    for process in leftovers::processes_of(directory).unwrap_or_default() {
+        let pid = i32::try_from(process.pid)
+            .ok()
+            .and_then(rustix::process::Pid::from_raw);
+        if let Some(pid) = pid {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_directories_and_those_in_use_are_kept() {
+        let data = tempfile::tempdir().unwrap();
+        let all = data.path().join("own");
+        let mut made = Vec::new();
+        let mut in_use = None;
+        for number in 0..KEPT + 3 {
+            let directory = all.join(format!("{number:013}-x"));
+            std::fs::create_dir_all(&directory).unwrap();
+            let file = File::create(directory.join(LOCK)).unwrap();
+            if number == 1 {
+                file.lock().unwrap();
+                in_use = Some(file);
+            }
+            made.push(directory);
+        }
+        let (new, _lock) = private_directory(data.path()).unwrap();
+        assert!(new.is_dir());
+        assert!(
+            !made[0].exists() && !made[2].exists(),
+            "the oldest are gone"
+        );
+        assert!(made[1].exists(), "in use");
+        assert!(made[3].exists(), "among the newest");
+        drop(in_use);
+    }
+}

@@ -1,0 +1,158 @@
+//! Watches a task until it has ended, and passes Ctrl-C on as a polite cancel.
+//!
+//! In: a task id, the server's answers, signals. Out: lines on the screen and the last status. The first Ctrl-C asks
+//! the server to cancel the task and goes on watching; the second leaves at once.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::answers::TaskStatus;
+use super::client::Client;
+use super::error::CliError;
+use super::progress::Progress;
+use super::terminal::{Screen, YELLOW, paint};
+
+/// How long one question waits for news.
+const WAIT_SECONDS: u64 = 15;
+/// How often the changing line is drawn.
+const TICK: Duration = Duration::from_millis(250);
+/// How long a server that stopped answering is asked again.
+const RECONNECT: Duration = Duration::from_secs(60);
+
+/// SIGINT and SIGTERM, from the moment this is made.
+pub(crate) struct Interrupts {
+    int: Signal,
+    term: Signal,
+}
+
+impl Interrupts {
+    /// Begins to listen; from here on the signals no longer end the program by themselves.
+    pub(crate) fn listen() -> Result<Self, CliError> {
+        Ok(Self {
+            int: signal(SignalKind::interrupt())?,
+            term: signal(SignalKind::terminate())?,
+        })
+    }
+
+    /// Waits for the next one.
+    pub(crate) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.int.recv() => {}
+            _ = self.term.recv() => {}
+        }
+    }
+}
+
+/// What was seen of a task up to its end.
+pub(crate) struct Followed {
+    /// Its last status.
+    pub(crate) status: TaskStatus,
+    /// Tool calls seen.
+    pub(crate) tools: u64,
+}
+
+/// Follows `task` to its end.
+pub(crate) async fn follow(
+    client: &Client,
+    task: &str,
+    screen: &Screen,
+    interrupts: &mut Interrupts,
+) -> Result<Followed, CliError> {
+    let begun = Instant::now();
+    let mut progress = Progress::default();
+    let mut wait = 0;
+    let mut cancel_asked = false;
+    let mut lost_since: Option<Instant> = None;
+    loop {
+        let question = ask(client, task, progress.seen(), wait);
+        tokio::pin!(question);
+        let answer = loop {
+            tokio::select! {
+                answer = &mut question => break answer,
+                () = interrupts.next() => {
+                    if cancel_asked {
+                        return Err(CliError::Interrupted);
+                    }
+                    cancel_asked = true;
+                    cancel(client, task, screen, interrupts).await?;
+                }
+                () = tokio::time::sleep(TICK), if screen.is_live() => {
+                    screen.status(progress.spinner(elapsed(begun)));
+                }
+            }
+        };
+        match answer {
+            Ok(status) => {
+                lost_since = None;
+                for line in progress.update(status) {
+                    screen.line(&line);
+                }
+                screen.status(progress.spinner(elapsed(begun)));
+                let latest = progress.latest();
+                if latest.is_final() && !latest.more_events {
+                    return Ok(Followed {
+                        status: latest.clone(),
+                        tools: progress.tools(),
+                    });
+                }
+                wait = if latest.more_events { 0 } else { WAIT_SECONDS };
+            }
+            Err(error @ (CliError::Unreachable { .. } | CliError::Broken { .. })) => {
+                let since = *lost_since.get_or_insert_with(|| {
+                    screen.line(&paint(YELLOW, "the server does not answer; asking again (the task belongs to the server and goes on when it is back)").to_string());
+                    Instant::now()
+                });
+                if since.elapsed() > RECONNECT {
+                    return Err(error);
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(Duration::from_secs(1)) => {}
+                    () = interrupts.next() => return Err(CliError::Interrupted),
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+async fn ask(client: &Client, task: &str, since: u64, wait: u64) -> Result<TaskStatus, CliError> {
+    let arguments = json!({ "task_id": task, "since_event": since, "wait_seconds": wait });
+    let answer = client
+        .call_waiting("get_task_status", arguments, Duration::from_secs(wait))
+        .await?;
+    client.decode(answer)
+}
+
+async fn cancel(
+    client: &Client,
+    task: &str,
+    screen: &Screen,
+    interrupts: &mut Interrupts,
+) -> Result<(), CliError> {
+    screen.line(
+        &paint(
+            YELLOW,
+            "asking for the task to be cancelled; press Ctrl-C again to leave at once",
+        )
+        .to_string(),
+    );
+    let arguments = json!({
+        "task_id": task, "control": "cancel", "reason": "Ctrl-C on the command line",
+    });
+    tokio::select! {
+        answer = client.call("send_task_control", arguments) => {
+            // A task that ended in the meantime refuses; watching on shows how it ended.
+            if let Err(error) = answer {
+                screen.line(&paint(YELLOW, error.report()).to_string());
+            }
+            Ok(())
+        }
+        () = interrupts.next() => Err(CliError::Interrupted),
+    }
+}
+
+fn elapsed(begun: Instant) -> u64 {
+    u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,103 @@
+//! Serves all routes on one listener and ends in order.
+//!
+//! In: the bound listener, the edge's state. Out: [`Serving`], whose `stop` lets running calls end, then closes what is open.
+//! Order of the end: waits answer and new tasks are refused; no new connections; running calls end (bounded); streams close.
+
+use std::future::IntoFuture;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::serve::ListenerExt;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::guard::Served;
+use super::{auth, guard, json_errors};
+use crate::mcp::{self, Edge, InFlight};
+use crate::operator;
+
+/// How long running calls may take to end.
+const CALLS_END: Duration = Duration::from_secs(10);
+/// How long connections may take to close after that.
+const CONNECTIONS_END: Duration = Duration::from_secs(2);
+
+/// A running server.
+pub(crate) struct Serving {
+    server: JoinHandle<std::io::Result<()>>,
+    in_flight: InFlight,
+    no_more_connections: CancellationToken,
+    close_streams: CancellationToken,
+}
+
+/// Starts to serve.
+pub(crate) fn serve(listener: TcpListener, address: SocketAddr, edge: Edge) -> Serving {
+    let in_flight = InFlight::new();
+    let close_streams = CancellationToken::new();
+    let no_more_connections = CancellationToken::new();
+    let app = routes(address, &edge, in_flight.clone(), close_streams.clone());
+    // Without TCP_NODELAY every streamed answer costs 40 ms: two small writes meet a delayed ACK.
+    let listener = listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY could not be set");
+        }
+    });
+    let closing = no_more_connections.clone();
+    let server =
+        axum::serve(listener, app).with_graceful_shutdown(async move { closing.cancelled().await });
+    Serving {
+        server: tokio::spawn(server.into_future()),
+        in_flight,
+        no_more_connections,
+        close_streams,
+    }
+}
+
+fn routes(
+    address: SocketAddr,
+    edge: &Edge,
+    in_flight: InFlight,
+    close_streams: CancellationToken,
+) -> Router {
+    let served = Arc::new(Served::new(&edge.settings.server, address));
+    let tokens = Arc::new(edge.settings.auth.clone());
+    Router::new()
+        .route_service("/mcp", mcp::service(edge.clone(), in_flight, close_streams))
+        .merge(operator::routes(edge.tree.clone(), edge.clock.clone()))
+        .layer(from_fn_with_state(tokens, auth::check))
+        .layer(from_fn_with_state(served, guard::check))
+        .layer(from_fn(json_errors::rewrite))
+}
+
+impl Serving {
+    /// Completes when the server ended by itself.
+    pub(crate) async fn ended(&mut self) -> std::io::Result<()> {
+        match (&mut self.server).await {
+            Ok(ended) => ended,
+            Err(error) => Err(std::io::Error::other(error)),
+        }
+    }
+
+    /// Ends in order. The caller has cancelled [`Edge::stopping`] before.
+    pub(crate) async fn stop(mut self) {
+        self.no_more_connections.cancel();
+        if tokio::time::timeout(CALLS_END, self.in_flight.none())
+            .await
+            .is_err()
+        {
+            tracing::warn!("some tool calls did not end in time; their connections are closed");
+        }
+        // The last answers leave before the streams close.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        self.close_streams.cancel();
+        if tokio::time::timeout(CONNECTIONS_END, &mut self.server)
+            .await
+            .is_err()
+        {
+            self.server.abort();
+        }
+    }
+}
