@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::client::{Client, Reply};
+use super::ending::has_answer;
 use super::gate::ColdGate;
 use super::report::{Records, report};
 use super::version::Version;
@@ -197,20 +198,37 @@ impl Driver {
         Ok(())
     }
 
+    /// Returns when the prompt's run has begun in this worker, or after the longest time that it may take.
     async fn wait_until_begun(&self, request: &SendPrompt) {
         let session = &request.session;
         let end = Instant::now() + COLD_LIMIT;
         while Instant::now() < end {
-            let begun = self
-                .messages(&session.id, &session.directory, Some(2))
+            if self
+                .has_begun(session, &request.prompt.message_id)
                 .await
-                .is_ok_and(|messages| messages.iter().any(|message| message.info.is_assistant()));
-            if begun {
+                .unwrap_or(false)
+            {
                 self.gate.warmed(&session.directory);
                 return;
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
+    }
+
+    async fn has_begun(&self, session: &SessionRef, message: &str) -> Result<bool, EngineError> {
+        let query = [("directory", session.directory.as_str())];
+        if let Reply::Json(statuses) = self
+            .client
+            .get::<StatusMap>("/session/status", &query)
+            .await?
+            && statuses.contains_key(&session.id)
+        {
+            return Ok(true);
+        }
+        let messages = self
+            .messages(&session.id, &session.directory, Some(4))
+            .await?;
+        Ok(has_answer(&messages, message))
     }
 
     fn remember_sent(&self, session: &SessionRef, message: &str) {
@@ -271,12 +289,7 @@ impl Driver {
                 break;
             }
         }
-        if records
-            .messages
-            .iter()
-            .any(|message| message.info.is_assistant())
-            && records.status.is_some()
-        {
+        if records.status.is_some() {
             self.gate.warmed(&session.directory);
         }
         Ok(report(&records, self.worker.clone(), prompts))
