@@ -62,7 +62,8 @@ impl Machine {
         out: &mut Step,
     ) {
         self.live.opening = false;
-        if self.state.phase != Phase::Starting || self.state.session.is_some() {
+        let awaited = self.state.session_wanted && self.state.session.is_none();
+        if self.state.phase != Phase::Starting || !awaited {
             return;
         }
         match result {
@@ -150,6 +151,11 @@ impl Machine {
     pub(super) fn aborted(&mut self, result: Result<(), EngineError>, now: WallTime) {
         self.live.aborting = false;
         if self.state.abort.is_none() {
+            // A run that escaped its pause: did it end, and did it take a prompt up?
+            if result.is_err() {
+                self.back_off(now);
+            }
+            self.read_by(self.live.not_before.unwrap_or(now));
             return;
         }
         match result {
@@ -182,7 +188,9 @@ impl Machine {
             (true, Phase::Running | Phase::InputRequired) => {
                 self.emit(now, out, Event::TaskPaused { pause });
             }
-            (false, Phase::Paused) => self.emit(now, out, Event::TaskResumed { pause }),
+            (false, Phase::Paused) if self.state.pause == Some(pause) => {
+                self.emit(now, out, Event::TaskResumed { pause });
+            }
             _ => {}
         }
     }
@@ -317,8 +325,9 @@ impl Machine {
                 };
                 self.run_ended(Outcome::Failed { failure }, now, out);
             }
+            // A resume will tell.
+            Phase::Paused => self.live.must_read = false,
             Phase::Queued
-            | Phase::Paused
             | Phase::Finishing
             | Phase::Completed
             | Phase::Failed
@@ -331,6 +340,7 @@ impl Machine {
         let now = cx.now;
         match self.state.phase {
             Phase::Starting | Phase::Running | Phase::InputRequired => {}
+            Phase::Paused if self.is_watched_pause() => {}
             Phase::Queued
             | Phase::Paused
             | Phase::Finishing
@@ -350,6 +360,13 @@ impl Machine {
             );
         }
         self.sync_prompts(report, now, out);
+        if self.state.phase == Phase::Paused {
+            self.live.undecided_since = None;
+            if report.activity != Activity::Idle {
+                self.end_escaped_run(out);
+            }
+            return;
+        }
         if self.state.abort.is_some() {
             self.live.undecided_since = None;
             if self.live.abort_done {
