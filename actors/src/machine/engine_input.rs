@@ -2,7 +2,7 @@
 //!
 //! In: what a port answered. Out: events. A port that does not answer never fails a task: the job is put off and repeated.
 
-use super::decide::{Verdict, decide};
+use super::decide::{TAKE_UP_GRACE_MS, Verdict, decide};
 use super::input::{Context, ReadResult, Step};
 use super::step::Machine;
 use crate::command::Answer;
@@ -580,10 +580,25 @@ impl Machine {
         self.state.usage = report.usage;
     }
 
+    /// Whether a prompt was sent that the engine may still store.
+    fn prompt_on_its_way(&self, now: WallTime) -> bool {
+        self.live.sending.is_some()
+            || self.state.prompts.iter().any(|record| {
+                let sent = record.accepted_at.unwrap_or(record.wanted_at);
+                record.is_open() && !record.seen && now.ms_since(sent) < TAKE_UP_GRACE_MS
+            })
+    }
+
     /// After an abort: did the run end by it, or had it ended well before?
     fn abort_reading(&mut self, report: &SessionReport, now: WallTime, out: &mut Step) {
         if report.activity != Activity::Idle {
             self.live.abort_done = false;
+            return;
+        }
+        if self.prompt_on_its_way(now) {
+            // Nothing runs yet: what was sent would begin after the abort. Ended when it is stored, or lost for sure.
+            self.live.abort_done = false;
+            self.live.not_before = Some(now.plus_ms(SETTLE_UNHEARD_MS));
             return;
         }
         let Some(reason) = self.state.abort else {
