@@ -9,7 +9,7 @@ use super::decide::{Hints, Verdict};
 use super::input::{Context, Effect, Input, Reply, Step, Ticket};
 use super::observe::Observations;
 use super::prompt;
-use super::state::TaskState;
+use super::state::{PromptRecord, TaskState};
 use crate::command::ControlSignal;
 use crate::event::{Event, Failure, FailureKind, Outcome, PauseKind, Phase, Prompt, PromptKind};
 use crate::id::{RequestId, WallTime};
@@ -17,6 +17,8 @@ use crate::view::ControlOutcome;
 
 /// How often a running session is read although nothing was heard, in milliseconds.
 const POLL_MS: u64 = 15_000;
+/// Until it is looked whether a prompt is stored, when another waits for it, in milliseconds.
+const STORED_MS: u64 = 150;
 /// How long readings may take to say how a run stands before deadlines are judged without them, in milliseconds.
 const UNDECIDED_MS: u64 = 60_000;
 
@@ -299,7 +301,7 @@ impl Machine {
             self.live.must_read = false;
         }
         self.read_if_due(cx.now, out);
-        self.send_next(out);
+        self.send_next(cx.now, out);
     }
 
     fn advance_run(&mut self, cx: &mut Context<'_>, out: &mut Step, held_off: bool) {
@@ -317,7 +319,7 @@ impl Machine {
             self.send_kept_messages(cx, out);
             if !held_off {
                 self.give_answers(out);
-                self.send_next(out);
+                self.send_next(cx.now, out);
             }
         }
         self.read_if_due(cx.now, out);
@@ -406,7 +408,10 @@ impl Machine {
     }
 
     /// Sends the oldest prompt that the engine has not taken, one at a time, or the one to be repeated.
-    fn send_next(&mut self, out: &mut Step) {
+    ///
+    /// Taken is not stored: in a directory that is just being opened, OpenCode stores two prompts that follow each other
+    /// closely in any order, and a correction would be read before what it corrects. So the next one waits for the one before.
+    fn send_next(&mut self, now: WallTime, out: &mut Step) {
         // An abort under way would end the run that a prompt begins.
         if self.live.sending.is_some() || self.live.must_read || self.live.aborting {
             return;
@@ -420,11 +425,16 @@ impl Machine {
                 .prompts
                 .iter()
                 .find(|r| r.prompt.number == number),
-            None => self
-                .state
-                .prompts
-                .iter()
-                .find(|r| r.accepted_at.is_none() && r.is_open()),
+            None => {
+                let waiting = |r: &&PromptRecord| r.accepted_at.is_none() && r.is_open();
+                let next = self.state.prompts.iter().find(waiting);
+                let unstored = |r: &PromptRecord| r.accepted_at.is_some() && r.is_open() && !r.seen;
+                if next.is_some() && self.state.prompts.iter().any(unstored) {
+                    self.read_by(now.plus_ms(STORED_MS));
+                    return;
+                }
+                next
+            }
         };
         if let Some(record) = next {
             self.live.sending = Some(record.prompt.number);
