@@ -581,6 +581,11 @@ impl Machine {
         self.state.run_text.clone_from(&report.text);
         self.state.run_text_cut = report.text_cut;
         self.state.usage = report.usage;
+        // Steps that nobody heard: they ended while Chargehand was dead or the stream was broken.
+        if report.steps > self.state.steps {
+            let (steps, usage) = (report.steps, report.usage);
+            self.emit(now, out, Event::StepFinished { steps, usage });
+        }
     }
 
     /// After an abort: did the run end by it, or had it ended well before?
