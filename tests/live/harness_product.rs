@@ -35,7 +35,7 @@ pub(crate) struct Setup {
     pub(crate) opencode_config: Value,
     /// Another OpenCode than the usual one.
     pub(crate) opencode: Option<PathBuf>,
-    /// `[engines.remote]`; the engine is then the default, and there is no local one.
+    /// `[engines.remote]`; the engine is then the default, and there is no local one. `{place}` is the product's directory.
     pub(crate) remote: Option<Value>,
 }
 
@@ -106,7 +106,13 @@ impl Product {
             "log": {"level": "info,chargehand_actors=debug"},
         });
         let file = directory.path().join("chargehand.toml");
-        std::fs::write(&file, toml::to_string(&settings).unwrap()).unwrap();
+        std::fs::write(
+            &file,
+            toml::to_string(&settings)
+                .unwrap()
+                .replace("{place}", directory.path().to_str().unwrap()),
+        )
+        .unwrap();
         let child = serve(directory.path());
         let mut product = Self {
             model,
@@ -697,6 +703,26 @@ impl Worker {
             response.status()
         );
         response.json().await.ok()
+    }
+
+    /// A POST with a JSON body and answer.
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Value {
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let request = http
+            .post(format!("{}{path}", self.url))
+            .basic_auth("opencode", Some(&self.password));
+        let response = request
+            .json(&body)
+            .timeout(Duration::from_secs(30))
+            .send()
+            .await
+            .unwrap();
+        assert!(
+            response.status().is_success(),
+            "{path}: {}",
+            response.status()
+        );
+        response.json().await.unwrap()
     }
 
     /// A session by its id.
