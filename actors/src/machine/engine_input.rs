@@ -578,6 +578,11 @@ impl Machine {
         self.state.run_text.clone_from(&report.text);
         self.state.run_text_cut = report.text_cut;
         self.state.usage = report.usage;
+        // Steps that nobody heard: they ended while Chargehand was dead or the stream was broken.
+        if report.steps > self.state.steps {
+            let (steps, usage) = (report.steps, report.usage);
+            self.emit(now, out, Event::StepFinished { steps, usage });
+        }
     }
 
     /// Whether a prompt was sent that the engine may still store.
@@ -598,7 +603,7 @@ impl Machine {
         if self.prompt_on_its_way(now) {
             // Nothing runs yet: what was sent would begin after the abort. Ended when it is stored, or lost for sure.
             self.live.abort_done = false;
-            self.live.not_before = Some(now.plus_ms(SETTLE_UNHEARD_MS));
+            self.live.not_before = Some(now.plus_ms(GONE_MS));
             return;
         }
         let Some(reason) = self.state.abort else {

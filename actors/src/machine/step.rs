@@ -17,6 +17,8 @@ use crate::view::ControlOutcome;
 
 /// How often a running session is read although nothing was heard, in milliseconds.
 const POLL_MS: u64 = 15_000;
+/// Until it is looked whether a prompt is stored, when another waits for it, in milliseconds.
+const STORED_MS: u64 = 150;
 /// How long readings may take to say how a run stands before deadlines are judged without them, in milliseconds.
 const UNDECIDED_MS: u64 = 60_000;
 
@@ -301,7 +303,7 @@ impl Machine {
             self.live.must_read = false;
         }
         self.read_if_due(cx.now, out);
-        self.send_next(out);
+        self.send_next(cx.now, out);
     }
 
     fn advance_run(&mut self, cx: &mut Context<'_>, out: &mut Step, held_off: bool) {
@@ -319,7 +321,7 @@ impl Machine {
             self.send_kept_messages(cx, out);
             if !held_off {
                 self.give_answers(out);
-                self.send_next(out);
+                self.send_next(cx.now, out);
             }
         }
         self.read_if_due(cx.now, out);
@@ -408,7 +410,10 @@ impl Machine {
     }
 
     /// Sends the oldest prompt that the engine has not taken, one at a time, or the one to be repeated.
-    fn send_next(&mut self, out: &mut Step) {
+    ///
+    /// Taken is not stored: in a directory that is just being opened, OpenCode stores two prompts that follow each other
+    /// closely in any order, and a correction would be read before what it corrects. So the next one waits for the one before.
+    fn send_next(&mut self, now: WallTime, out: &mut Step) {
         // An abort under way would end the run that a prompt begins.
         if self.live.sending.is_some() || self.live.must_read || self.live.aborting {
             return;
@@ -428,6 +433,14 @@ impl Machine {
             self.live.sending = Some(prompt.number);
             self.live.hints.last_error = None;
             out.effects.push(Effect::SendPrompt { session, prompt });
+        } else if self
+            .state
+            .prompts
+            .iter()
+            .any(|r| r.accepted_at.is_none() && r.is_open())
+        {
+            // It waits for the one before: look soon whether that is stored.
+            self.read_by(now.plus_ms(STORED_MS));
         }
     }
 
