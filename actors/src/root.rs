@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::admission::{Admission, AdmissionArgs};
 use crate::board::{ActorKind, Slot};
@@ -37,8 +37,8 @@ const PROJECTIONS: [Projection; 3] = [Projection::Memory, Projection::Rooms, Pro
 pub(crate) enum RootMsg {
     /// Nothing can be made durable any more.
     JournalFailed(String),
-    /// An ordered stop has begun: nobody is started again.
-    Stopping,
+    /// An ordered stop has begun: nobody is started again. Told when that is so.
+    Stopping(oneshot::Sender<()>),
     /// Back-off of a rebuild is over.
     Rebuild,
     Loaded(JobEnd<Result<Loaded, JournalError>>),
@@ -154,9 +154,10 @@ impl Actor for Root {
         state.inbox.took();
         match message {
             RootMsg::JournalFailed(why) => state.fail(&why),
-            RootMsg::Stopping => {
+            RootMsg::Stopping(reply) => {
                 state.stopping = true;
                 state.slot.set_phase("stopping");
+                let _ = reply.send(());
             }
             RootMsg::Rebuild => state.load(),
             RootMsg::Loaded(end) => match end.or_else(JournalError::Read) {

@@ -179,7 +179,10 @@ impl Tree {
         if how == StopHow::EndWorkers {
             self.handle.cancel_started(patience).await;
         }
-        wires.root.tell(RootMsg::Stopping);
+        // Ends of children outrank messages: root must know of the stop before the first child ends.
+        let (reply, told) = oneshot::channel();
+        wires.root.tell(RootMsg::Stopping(reply));
+        let _ = tokio::time::timeout(patience, told).await;
         end(&wires.tasks, patience).await;
         end(&wires.memory, patience).await;
         end(&wires.rooms, patience).await;

@@ -11,7 +11,7 @@ use super::observe::Observations;
 use super::prompt;
 use super::state::TaskState;
 use crate::command::ControlSignal;
-use crate::event::{Event, Failure, FailureKind, Outcome, Phase, Prompt, PromptKind};
+use crate::event::{Event, Failure, FailureKind, Outcome, PauseKind, Phase, Prompt, PromptKind};
 use crate::id::{RequestId, WallTime};
 use crate::view::ControlOutcome;
 
@@ -257,7 +257,7 @@ impl Machine {
                 }
             }
             Phase::Running | Phase::InputRequired => self.advance_run(cx, out, held_off),
-            Phase::Paused => self.route(out),
+            Phase::Paused => self.advance_pause(cx.now, out),
             Phase::Finishing => {
                 if !self.live.collecting && !held_off {
                     self.live.collecting = true;
@@ -321,8 +321,26 @@ impl Machine {
             }
         }
         self.read_if_due(cx.now, out);
+        self.poll_later(cx.now);
+    }
+
+    /// A run that was to be ended may begin late or escape: the session is watched until the resume.
+    fn advance_pause(&mut self, now: WallTime, out: &mut Step) {
+        self.route(out);
+        if self.live.engine_up && self.is_watched_pause() {
+            self.read_if_due(now, out);
+            self.poll_later(now);
+        }
+    }
+
+    /// Whether the pause is one that a late run can break.
+    pub(super) fn is_watched_pause(&self) -> bool {
+        self.state.phase == Phase::Paused && self.state.pause == Some(PauseKind::Aborted)
+    }
+
+    fn poll_later(&mut self, now: WallTime) {
         if self.live.read_at.is_none() && !self.live.reading {
-            self.live.read_at = Some(cx.now.plus_ms(POLL_MS));
+            self.live.read_at = Some(now.plus_ms(POLL_MS));
         }
     }
 
@@ -504,8 +522,8 @@ impl Machine {
         let reads = match self.state.phase {
             Phase::Running | Phase::InputRequired => true,
             Phase::Starting => self.state.session.is_some() && !held_off,
+            Phase::Paused => self.is_watched_pause(),
             Phase::Queued
-            | Phase::Paused
             | Phase::Finishing
             | Phase::Completed
             | Phase::Failed

@@ -4,3 +4,4 @@
 mod bench;
 mod life;
 mod machine;
+mod walks;
