@@ -83,10 +83,13 @@ async fn on_own_server(
         "no server is running; starting one for this task"
     };
     screen.line(&paint(DIM, text).to_string());
-    let own = tokio::select! {
-        own = OwnServer::start(&args.config, ModelChoice::Configured(args.pass_env.clone()), &screen) => own?,
-        () = interrupts.next() => return Err(CliError::Interrupted),
-    };
+    let own = OwnServer::start(
+        &args.config,
+        ModelChoice::Configured(args.pass_env.clone()),
+        &screen,
+        &mut interrupts,
+    )
+    .await?;
     let result = async {
         let task: Accepted = own.client().decode(submit(own.client(), request).await?)?;
         screen.line(&paint(BOLD, format!("task {}", task.task_id)).to_string());
@@ -100,8 +103,8 @@ async fn on_own_server(
         .await
     }
     .await;
-    own.stop(matches!(result, Err(CliError::Interrupted)))
-        .await?;
+    let at_once = matches!(result, Err(CliError::Interrupted));
+    own.stop(&mut interrupts, at_once).await;
     result
 }
 
