@@ -29,7 +29,7 @@ use crate::view::HealthState;
 use crate::wiring::Wires;
 
 /// Starting may install the engine first.
-const START_DEADLINE: Duration = Duration::from_secs(900);
+const START_DEADLINE: Duration = Duration::from_secs(1_800);
 const OWNED_DEADLINE: Duration = Duration::from_secs(60);
 /// A stream is meant to last; it is opened anew once a day at the latest.
 const WATCH_DEADLINE: Duration = Duration::from_secs(24 * 3600);
@@ -335,6 +335,7 @@ impl EngineState {
             .map(|ready| ready.version.clone())
             .unwrap_or_default();
         self.say(HealthState::Ok, "ready", &format!("OpenCode {version}"));
+        tracing::info!(engine = %self.name, version, "engine is ready");
         self.wires.tasks.tell(TasksMsg::EngineUp {
             engine: self.name.clone(),
             worker,

@@ -7,6 +7,9 @@ use std::collections::{BTreeMap, HashMap};
 use crate::command::{Caller, Priority};
 use crate::id::{EngineName, TaskId};
 
+/// Callers whose turn is remembered although they wait for nothing.
+const SERVED_KEPT: usize = 1_024;
+
 /// A task that waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Waiting {
@@ -124,6 +127,10 @@ impl Ledger {
         let waiting = self.take_at(&caller, index)?;
         self.tick += 1;
         self.served.insert(caller.clone(), self.tick);
+        if self.served.len() > SERVED_KEPT {
+            let waiting = &self.waiting;
+            self.served.retain(|caller, _| waiting.contains_key(caller));
+        }
         let task = waiting.task;
         self.slots.insert(
             task,

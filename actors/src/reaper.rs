@@ -19,7 +19,7 @@ use crate::journal::{JournalMsg, NewBatch};
 use crate::ports::EngineError;
 use crate::wiring::Wires;
 
-const REMOVE_DEADLINE: Duration = Duration::from_secs(60);
+const REMOVE_DEADLINE: Duration = Duration::from_secs(90);
 /// After this long the slot is given back although the removal goes on.
 const DELAYED_MS: u64 = 60_000;
 
@@ -101,7 +101,11 @@ impl Actor for Reaper {
             wires: args.wires,
         };
         for removal in args.removals {
-            state.take(removal);
+            let key = state.take(removal);
+            // Armed engines are tried when they say so; this is for those that no longer exist.
+            state
+                .jobs
+                .after(Duration::from_secs(1), ReaperMsg::Retry(Box::new(key)));
         }
         Ok(state)
     }
@@ -156,12 +160,13 @@ impl ReaperState {
     }
 
     fn try_remove(&mut self, key: &Key) {
+        let Some(engine) = self.wires.engine(&key.0) else {
+            self.no_engine(key);
+            return;
+        };
         if !self.armed.contains(&key.0) {
             return;
         }
-        let Some(engine) = self.wires.engine(&key.0) else {
-            return;
-        };
         let Some(pending) = self.pending.get_mut(key).filter(|pending| !pending.running) else {
             return;
         };
@@ -221,6 +226,27 @@ impl ReaperState {
                 }
             }
         }
+    }
+
+    /// The engine is no longer configured: what is there stays there, the slot is free.
+    fn no_engine(&mut self, key: &Key) {
+        let Some(pending) = self
+            .pending
+            .get_mut(key)
+            .filter(|pending| !pending.delayed_said)
+        else {
+            return;
+        };
+        pending.delayed_said = true;
+        let attempt = pending.removal.attempt;
+        let reason = format!("engine \"{}\" is not configured any more", key.0);
+        self.append(
+            attempt,
+            Event::AttemptRemovalDelayed {
+                attempt: attempt.number,
+                reason,
+            },
+        );
     }
 
     fn append(&self, attempt: AttemptId, event: Event) {

@@ -30,7 +30,8 @@ use crate::wiring::Wires;
 const PREPARE_DEADLINE: Duration = Duration::from_secs(600);
 const OPEN_DEADLINE: Duration = Duration::from_secs(60);
 const CALL_DEADLINE: Duration = Duration::from_secs(30);
-const ABORT_DEADLINE: Duration = Duration::from_secs(45);
+/// Ending a run in a cold directory is watched until no run can begin any more.
+const ABORT_DEADLINE: Duration = Duration::from_secs(70);
 const COLLECT_DEADLINE: Duration = Duration::from_secs(120);
 const OUTPUT_DEADLINE: Duration = Duration::from_secs(5);
 /// Output not yet written is cut beyond this, so that a stuck disk cannot fill the memory.
@@ -132,7 +133,7 @@ impl Actor for Task {
         let can_freeze = engine
             .as_ref()
             .is_some_and(|e| e.pause_ability() == PauseAbility::Freeze);
-        let limits = limits(&args.wires, can_freeze);
+        let limits = limits(&args.wires, can_freeze, engine.is_some());
         let first = match args.give_up {
             Some(reason) => Input::GaveUp { reason },
             None => Input::Recovered,
@@ -189,7 +190,7 @@ impl Actor for Task {
     }
 }
 
-fn limits(wires: &Wires, can_freeze: bool) -> Limits {
+fn limits(wires: &Wires, can_freeze: bool, engine_known: bool) -> Limits {
     let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
     let settings = &wires.settings;
     Limits {
@@ -199,6 +200,7 @@ fn limits(wires: &Wires, can_freeze: bool) -> Limits {
         max_resumes: settings.max_resumes,
         max_unfinished: settings.max_unfinished,
         can_freeze,
+        engine_known,
     }
 }
 

@@ -42,7 +42,9 @@ fn init<W>(format: LogFormat, level: &str, writer: W, colours: bool) -> Result<(
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let filter = EnvFilter::try_new(level).map_err(|error| {
+    // Libraries speak only when asked to by name: an idle server is silent. rmcp calls every good-bye of a client an error.
+    let quiet = "rmcp=warn,rmcp::service=off,sqlx=warn,hyper=warn";
+    let filter = EnvFilter::try_new(format!("{quiet},{level}")).map_err(|error| {
         CliError::Usage(format!(
             "\"{level}\" is no log filter ({error}); such as info, debug or info,chargehand=debug"
         ))

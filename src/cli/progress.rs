@@ -4,7 +4,7 @@
 
 use anstyle::Style;
 
-use super::answers::{EventLine, TaskStatus};
+use super::answers::{EventLine, TaskStatus, Text};
 use super::terminal::{
     BOLD, CYAN, DIM, GREEN, RED, YELLOW, clean, duration, one_line, paint, phase_style,
 };
@@ -74,7 +74,7 @@ impl Progress {
     pub(crate) fn spinner(&self, elapsed_ms: u64) -> String {
         let task = &self.latest;
         let mut parts = vec![paint(phase_style(&task.phase), clean(&task.phase)).to_string()];
-        if let Some(position) = task.queue_position {
+        if let Some(position) = task.queue_position.filter(|position| *position > 1) {
             parts.push(format!("place {position} in the queue"));
         }
         if task.steps > 0 {
@@ -106,6 +106,37 @@ impl Progress {
     }
 }
 
+/// The worker's words as they come, cut into lines.
+#[derive(Default)]
+pub(crate) struct Words {
+    offset: u64,
+    rest: String,
+}
+
+impl Words {
+    /// Where to read on.
+    pub(crate) const fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Takes a piece in; the lines that it completes. The last line of an answer has no end: it is shown as the answer.
+    pub(crate) fn take(&mut self, piece: &Text) -> Vec<String> {
+        self.offset = piece.next_offset.max(self.offset);
+        self.rest.push_str(&piece.text);
+        let Some(end) = self.rest.rfind('\n') else {
+            return Vec::new();
+        };
+        let rest = self.rest.split_off(end + 1);
+        let lines = std::mem::replace(&mut self.rest, rest);
+        lines
+            .lines()
+            // Finished tools are told by events, with their time.
+            .filter(|line| !line.trim().is_empty() && !line.starts_with("[done: "))
+            .map(|line| paint(DIM, format!("{:>12} {}", "│", one_line(line, WIDTH))).to_string())
+            .collect()
+    }
+}
+
 /// `1 file`, `2 files`.
 pub(crate) fn plural(n: u64, word: &str) -> String {
     if n == 1 {
@@ -130,15 +161,21 @@ fn line(event: &EventLine, mark: &str, style: Style, start: i64) -> String {
         "{} {} {}",
         paint(DIM, format!("{:>10}", duration(after))),
         paint(style, mark),
-        one_line(&event.message, WIDTH)
+        one_line(tools(&event.message).unwrap_or(&event.message), WIDTH)
     )
+}
+
+/// The tool calls that the sentence of a `tools_finished` event names.
+fn tools(message: &str) -> Option<&str> {
+    message.strip_prefix("Tools: ")?.strip_suffix('.')
 }
 
 /// How an event is shown; `None` for the small steps in between, which the spinner line tells.
 fn mark(event: &str) -> Option<(&'static str, Style)> {
     match event {
         "session_wanted" | "prompt_wanted" | "prompt_accepted" | "prompt_seen"
-        | "step_finished" | "abort_seen" | "files_touched" | "attempt_removed" => None,
+        | "step_finished" | "abort_seen" | "files_touched" | "attempt_removed"
+        | "activity_changed" => None,
         "task_completed" => Some(("✓", GREEN)),
         "task_failed" | "task_timed_out" => Some(("✗", RED)),
         "task_cancelled"
@@ -160,7 +197,7 @@ fn mark(event: &str) -> Option<(&'static str, Style)> {
 
 /// How many tool calls the sentence of a `tools_finished` event speaks of.
 fn tool_count(message: &str) -> u64 {
-    let body = message.trim_start_matches("Tools: ").trim_end_matches('.');
+    let body = tools(message).unwrap_or(message);
     let more = body
         .rsplit_once("; and ")
         .and_then(|(_, rest)| rest.strip_suffix(" more"))
@@ -169,5 +206,98 @@ fn tool_count(message: &str) -> u64 {
         // The sentence names three and counts the rest.
         Some(more) => 3 + more,
         None => body.split("; ").count().min(3) as u64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::answers::Usage;
+
+    fn piece(text: &str, next_offset: u64) -> Text {
+        Text {
+            text: text.to_owned(),
+            next_offset,
+            total: next_offset,
+        }
+    }
+
+    fn stripped(line: &str) -> String {
+        anstream::adapter::strip_str(line).to_string()
+    }
+
+    #[test]
+    fn the_workers_words_come_line_by_line_and_the_open_end_waits() {
+        let mut words = Words::default();
+        assert_eq!(words.take(&piece("I lo", 4)), Vec::<String>::new());
+        let lines = words.take(&piece("ok.\n[done: read: a]\n\nThen \u{1b}[2J\nand", 40));
+        let lines: Vec<String> = lines.iter().map(|line| stripped(line)).collect();
+        assert_eq!(
+            lines,
+            ["           │ I look.", "           │ Then \\u1b[2J"]
+        );
+        assert_eq!(words.offset(), 40);
+        assert_eq!(words.take(&piece(" so on\n", 47)).len(), 1);
+    }
+
+    #[test]
+    fn tool_calls_are_counted_from_what_the_server_says() {
+        assert_eq!(tool_count("Tools: bash: a."), 1);
+        assert_eq!(tool_count("Tools: read: a; read: b."), 2);
+        assert_eq!(
+            tool_count("Tools: read: a; read: b; edit: c; and 4 more."),
+            7
+        );
+        assert_eq!(
+            tool_count("Tools: bash: a; b; c; d; e."),
+            3,
+            "the sentence names three at most"
+        );
+    }
+
+    #[test]
+    fn the_changing_line_says_what_is_known() {
+        let mut progress = Progress::default();
+        progress.update(TaskStatus {
+            phase: "queued".to_owned(),
+            queue_position: Some(2),
+            waiting_for: Some("a slot".to_owned()),
+            ..TaskStatus::default()
+        });
+        assert_eq!(
+            stripped(&progress.spinner(400)),
+            "queued · place 2 in the queue · 0.4 s  waits for a slot"
+        );
+        progress.update(TaskStatus {
+            phase: "running".to_owned(),
+            steps: 1,
+            files_touched: vec!["a".to_owned(), "b".to_owned()],
+            usage: Usage {
+                input: 11_000,
+                cache_read: 2_000,
+                output: 90,
+                ..Usage::default()
+            },
+            doing: "runs\nbash".to_owned(),
+            ..TaskStatus::default()
+        });
+        assert_eq!(
+            stripped(&progress.spinner(75_000)),
+            "running · 1 step · 2 files · 13k tokens in, 90 out · 1 min 15 s  runs bash"
+        );
+    }
+
+    #[test]
+    fn a_question_of_the_worker_is_told_once() {
+        let asks = TaskStatus {
+            requests: vec![super::super::answers::OpenRequest {
+                request_id: "r1".to_owned(),
+                text: "May I?".to_owned(),
+            }],
+            ..TaskStatus::default()
+        };
+        let mut progress = Progress::default();
+        assert_eq!(progress.update(asks.clone()).len(), 1);
+        assert_eq!(progress.update(asks).len(), 0);
     }
 }

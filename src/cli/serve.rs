@@ -8,6 +8,7 @@ use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use chargehand_actors::ports::StopHow;
 use tokio_util::sync::CancellationToken;
 
 use super::args::{LogFormat, ServeArgs};
@@ -17,6 +18,7 @@ use super::error::{CliError, Exit};
 use super::follow::Interrupts;
 use super::logging;
 use super::terminal::{BOLD, CYAN, DIM, paint, say};
+use crate::adapters::opencode::WorkerSettings;
 use crate::config::{self, Settings};
 
 /// `serve`.
@@ -40,7 +42,7 @@ pub(crate) async fn serve(args: &ServeArgs) -> Result<Exit, CliError> {
     })?;
     let address = listener.local_addr()?;
     let progress = Arc::new(|text: &str| tracing::info!("{text}"));
-    let world = World::open(&settings, progress).await?;
+    let world = World::open(&settings, progress, WorkerSettings::default()).await?;
     let shutdown = CancellationToken::new();
     let mut server = tokio::spawn(serve_until(
         settings.clone(),
@@ -52,7 +54,11 @@ pub(crate) async fn serve(args: &ServeArgs) -> Result<Exit, CliError> {
     let ended = tokio::select! {
         ended = &mut server => ended,
         () = interrupts.next() => {
-            say("stopping; a second signal ends at once");
+            let workers = match settings.engine.on_stop {
+                StopHow::LeaveRunning => "a worker that runs goes on and is taken over by the next start",
+                StopHow::EndWorkers => "workers are ended; the next start continues their tasks",
+            };
+            tracing::info!("stopping: {workers}; a second signal ends at once");
             shutdown.cancel();
             tokio::select! {
                 ended = &mut server => ended,

@@ -54,7 +54,7 @@ fn all() -> Vec<Value> {
         json!({"type": "files_touched", "files": ["a.rs"]}),
         json!({"type": "todos_changed", "todos": [{"content": "x", "status": "completed"}]}),
         json!({"type": "provider_retry", "attempt": 2, "message": "overloaded"}),
-        json!({"type": "activity_changed", "doing": "Runs cargo test."}),
+        json!({"type": "activity_changed", "doing": "runs bash: cargo test"}),
         json!({"type": "remark", "message": "silent for 5 min"}),
         json!({"type": "engine_reconciled", "engine": "local", "adopted": [], "stale": ["x"]}),
     ]

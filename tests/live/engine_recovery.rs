@@ -19,7 +19,13 @@ fn process(live: &Live, who: &str) -> i32 {
 }
 
 fn kill(pid: i32) {
-    let killed = Command::new("kill").args(["-9", &pid.to_string()]).status();
+    signal(pid, "-KILL");
+}
+
+fn signal(pid: i32, signal: &str) {
+    let killed = Command::new("kill")
+        .args([signal, &pid.to_string()])
+        .status();
     assert!(killed.unwrap().success());
 }
 
@@ -195,11 +201,69 @@ async fn an_abandoned_worker_ends_by_itself() {
     let Some(mut live) = Live::new(json!({})).await else {
         return;
     };
-    live.settings.guard.abandoned_after = Duration::from_secs(2);
+    live.settings.worker.abandoned_after = Duration::from_secs(2);
     let watched = live.engine().await;
     let (worker, guard) = (process(&live, "worker"), process(&live, "guard"));
     // Killed, not stopped: nobody touches the lease any more.
     drop(watched);
     until_gone(worker).await;
     until_gone(guard).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guard_that_is_told_to_end_ends_its_worker() {
+    let Some(live) = Live::new(json!({})).await else {
+        return;
+    };
+    let _watched = live.engine().await;
+    let (worker, guard) = (process(&live, "worker"), process(&live, "guard"));
+    signal(guard, "-TERM");
+    until_gone(guard).await;
+    assert!(!runs(worker));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worn_worker_is_replaced_when_nothing_runs_in_it() {
+    let Some(mut live) = Live::new(json!({})).await else {
+        return;
+    };
+    live.settings.worker.recycle_directories = 0;
+    let mut watched = live.engine().await;
+    let first = live.workdir("first");
+    let (session, old) = watched
+        .engine
+        .open(live.opening(live.attempt(), &first))
+        .await
+        .unwrap();
+    let sent = live.prompt(
+        &session,
+        1,
+        json!([bash("sleep 3; echo done > log"), {"text": "Undisturbed."}]),
+    );
+    watched.engine.prompt(sent.clone()).await.unwrap();
+    // Also while the prompt may not even be stored.
+    for round in 0..3 {
+        let next = live.workdir(&format!("busy{round}"));
+        let (_, worker) = watched
+            .engine
+            .open(live.opening(live.attempt(), &next))
+            .await
+            .unwrap();
+        assert_eq!(worker, old, "replaced under a running task");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    assert!(ended_well(&watched.answered(&sent).await));
+    let last = live.workdir("last");
+    let (_, worker) = watched
+        .engine
+        .open(live.opening(live.attempt(), &last))
+        .await
+        .unwrap();
+    assert_ne!(worker, old, "not replaced");
+    watched.broken().await;
+    let report = watched.answered(&sent).await;
+    assert_eq!(
+        (report.text.as_str(), report.worker),
+        ("Undisturbed.", worker)
+    );
 }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use chargehand::adapters::opencode::{
-    GuardSettings, LocalEngine, LocalSettings, OpencodeSettings, end_leftovers, find_or_install,
+    LocalEngine, LocalSettings, OpencodeSettings, WorkerSettings, end_leftovers, find_or_install,
 };
 use chargehand::adapters::system::SystemIds;
 use chargehand::scripted_model::{ScriptedModel, opencode_provider_config};
@@ -36,6 +36,9 @@ pub(crate) fn chargehand() -> PathBuf {
 pub(crate) async fn opencode() -> Option<PathBuf> {
     let configured = std::env::var_os("CHARGEHAND_OPENCODE").map(PathBuf::from);
     let place = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    // Tests are processes of their own: only one may install.
+    let lock = std::fs::File::create(place.join("opencode.lock")).unwrap();
+    lock.lock().unwrap();
     match find_or_install(configured.as_deref(), place, &|line| eprintln!("{line}")).await {
         Ok(program) => Some(program),
         Err(error) if std::env::var_os("CHARGEHAND_REQUIRE_LIVE").is_some_and(|v| v == "1") => {
@@ -79,9 +82,9 @@ impl Live {
             },
             instance: InstanceId(ids.uuid().simple().to_string()),
             install_progress: Arc::new(|line| eprintln!("{line}")),
-            guard: GuardSettings {
-                program: Some(chargehand()),
-                ..GuardSettings::default()
+            worker: WorkerSettings {
+                guard: Some(chargehand()),
+                ..WorkerSettings::default()
             },
         };
         Some(Self {

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use crate::command::{Answer, Caller, ControlSignal, MessageType, TaskSpec};
 use crate::event::{
-    AbortReason, CommittedEvent, Event, Failure, Outcome, PauseKind, Phase, Prompt, PromptKind,
-    SessionRef, TaskResult, Todo, Usage,
+    AbortReason, CommittedEvent, Event, Failure, FailureKind, Outcome, PauseKind, Phase, Prompt,
+    PromptKind, SessionRef, TaskResult, Todo, Usage,
 };
 use crate::id::{AttemptId, EventNumber, RequestId, TaskId, WallTime, WorkerId};
 use crate::view::OpenRequest;
@@ -388,10 +388,28 @@ impl TaskState {
                 self.result = result.as_deref().cloned();
                 self.finish(at, Phase::Failed, "has failed", *running_ms);
             }
-            Event::TaskTimedOut { running_ms, .. } => {
+            Event::TaskTimedOut {
+                message,
+                running_ms,
+            } => {
+                self.failure = Some(Failure {
+                    kind: FailureKind::Watchdog,
+                    message: message.clone(),
+                });
                 self.finish(at, Phase::Timeout, "ran longer than allowed", *running_ms);
             }
-            Event::TaskCancelled { running_ms, .. } => {
+            Event::TaskCancelled {
+                reason,
+                by,
+                running_ms,
+            } => {
+                let why = reason
+                    .as_ref()
+                    .map_or_else(String::new, |r| format!(": {r}"));
+                self.failure = Some(Failure {
+                    kind: FailureKind::Aborted,
+                    message: format!("cancelled by {by}{why}"),
+                });
                 self.finish(at, Phase::Cancelled, "was cancelled", *running_ms);
             }
             Event::StepFinished { steps, usage } => {

@@ -17,6 +17,8 @@ use crate::view::ControlOutcome;
 
 /// How often a running session is read although nothing was heard, in milliseconds.
 const POLL_MS: u64 = 15_000;
+/// Until it is looked whether a prompt is stored, when another waits for it, in milliseconds.
+const STORED_MS: u64 = 150;
 /// How long readings may take to say how a run stands before deadlines are judged without them, in milliseconds.
 const UNDECIDED_MS: u64 = 60_000;
 
@@ -35,6 +37,8 @@ pub struct Limits {
     pub max_unfinished: u32,
     /// The engine freezes instead of aborting.
     pub can_freeze: bool,
+    /// The engine is configured.
+    pub engine_known: bool,
 }
 
 /// What is in flight and what is only known while this machine lives.
@@ -101,7 +105,7 @@ impl Machine {
             return out;
         }
         match input {
-            Input::Recovered => self.recovered(cx.now),
+            Input::Recovered => self.recovered(cx.now, &mut out),
             Input::Dispatched => self.dispatched(cx.now, &mut out),
             Input::EngineUp { worker } => self.engine_is_up(&worker, cx.now),
             Input::WorkdirPrepared(result) => self.workdir_prepared(result, cx.now, &mut out),
@@ -158,7 +162,19 @@ impl Machine {
         out.events.push(event);
     }
 
-    fn recovered(&mut self, now: WallTime) {
+    fn recovered(&mut self, now: WallTime, out: &mut Step) {
+        if !self.limits.engine_known && self.state.phase != Phase::Finishing {
+            let message = format!(
+                "engine \"{}\" is no longer configured; configure it again before the next start, or submit the task to another engine",
+                self.state.spec.engine
+            );
+            let failure = Failure {
+                kind: FailureKind::Engine,
+                message,
+            };
+            self.fail(failure, now, out);
+            return;
+        }
         self.live.must_read = true;
         self.live.repeated_at = self.state.resumed_at;
         if self.state.session.is_some() {
@@ -397,6 +413,9 @@ impl Machine {
     }
 
     /// Sends the oldest prompt that the engine has not taken, one at a time, or the one to be repeated.
+    ///
+    /// Taken is not stored: in a directory that is just being opened, OpenCode stores two prompts that follow each other
+    /// closely in any order, and a correction would be read before what it corrects. So the next one waits for the one before.
     fn send_next(&mut self, now: WallTime, out: &mut Step) {
         // An abort under way would end the run that a prompt begins.
         if self.live.sending.is_some() || self.live.must_read || self.live.aborting {
@@ -417,6 +436,14 @@ impl Machine {
             self.live.sending = Some(prompt.number);
             self.live.hints.last_error = None;
             out.effects.push(Effect::SendPrompt { session, prompt });
+        } else if self
+            .state
+            .prompts
+            .iter()
+            .any(|r| r.accepted_at.is_none() && r.is_open())
+        {
+            // It waits for the one before: look soon whether that is stored.
+            self.read_by(now.plus_ms(STORED_MS));
         }
     }
 

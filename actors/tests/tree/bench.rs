@@ -18,6 +18,7 @@ pub(crate) const LIMITS: Limits = Limits {
     max_resumes: 2,
     max_unfinished: 5,
     can_freeze: false,
+    engine_known: true,
 };
 
 pub(crate) struct Bench {

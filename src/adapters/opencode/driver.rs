@@ -5,7 +5,7 @@
 //! Ending runs and removing sessions is in `ending`, the event stream in `watching`.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chargehand_actors::command::{Answer, ModelRef};
@@ -19,13 +19,11 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::client::{Client, Reply};
+use super::ending::has_answer;
 use super::gate::ColdGate;
 use super::report::{Records, report};
 use super::version::Version;
 use super::wire::{Message, Owner, Permission, Questions, Session, StatusMap, WireTodo};
-
-/// An idle session is read twice, this far apart: OpenCode says idle before the last message has its end.
-const SETTLE: Duration = Duration::from_millis(300);
 
 /// How long a directory counts as starting after its prompt was taken.
 const COLD_LIMIT: Duration = Duration::from_secs(20);
@@ -42,10 +40,18 @@ pub(super) struct Driver {
     /// Name of the engine, written into session references.
     pub(super) engine: String,
     pub(super) gate: ColdGate,
-    /// The last prompt sent to each session, and when.
-    sent: Arc<Mutex<HashMap<String, (String, Instant)>>>,
+    /// The last prompt sent to each session.
+    sent: Arc<Mutex<HashMap<String, Sent>>>,
     /// Prompts of an earlier Chargehand may be on their way until then.
     pub(super) doubt_until: Instant,
+}
+
+/// A prompt on its way or arrived.
+#[derive(Clone, Debug)]
+pub(super) struct Sent {
+    pub(super) message: String,
+    pub(super) directory: String,
+    pub(super) at: Instant,
 }
 
 /// What a driver is made for.
@@ -174,7 +180,7 @@ impl Driver {
         let permit = self.gate.enter(&session.directory).await;
         let path = format!("/session/{}/prompt_async", session.id);
         let query = [("directory", session.directory.as_str())];
-        self.remember_sent(&session.id, &request.prompt.message_id);
+        self.remember_sent(session, &request.prompt.message_id);
         let body = prompt_body(&request, self.model.as_ref());
         if !self.client.act(Method::POST, &path, &query, &body).await? {
             return Err(EngineError::SessionGone);
@@ -189,15 +195,16 @@ impl Driver {
         Ok(())
     }
 
+    /// Returns when the prompt's run has begun in this worker, or after the longest time that it may take.
     async fn wait_until_begun(&self, request: &SendPrompt) {
         let session = &request.session;
         let end = Instant::now() + COLD_LIMIT;
         while Instant::now() < end {
-            let begun = self
-                .messages(&session.id, &session.directory, Some(2))
+            if self
+                .has_begun(session, &request.prompt.message_id)
                 .await
-                .is_ok_and(|messages| messages.iter().any(|message| message.info.is_assistant()));
-            if begun {
+                .unwrap_or(false)
+            {
                 self.gate.warmed(&session.directory);
                 return;
             }
@@ -205,53 +212,70 @@ impl Driver {
         }
     }
 
-    fn remember_sent(&self, session: &str, message: &str) {
-        self.sent
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(session.to_owned(), (message.to_owned(), Instant::now()));
+    async fn has_begun(&self, session: &SessionRef, message: &str) -> Result<bool, EngineError> {
+        let query = [("directory", session.directory.as_str())];
+        if let Reply::Json(statuses) = self
+            .client
+            .get::<StatusMap>("/session/status", &query)
+            .await?
+            && statuses.contains_key(&session.id)
+        {
+            return Ok(true);
+        }
+        let messages = self
+            .messages(&session.id, &session.directory, Some(4))
+            .await?;
+        Ok(has_answer(&messages, message))
     }
 
-    pub(super) fn last_sent(&self, session: &str) -> Option<(String, Instant)> {
-        self.sent
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(session)
-            .cloned()
+    fn remember_sent(&self, session: &SessionRef, message: &str) {
+        let sent = Sent {
+            message: message.to_owned(),
+            directory: session.directory.clone(),
+            at: Instant::now(),
+        };
+        self.sent().insert(session.id.clone(), sent);
     }
 
+    fn sent(&self) -> MutexGuard<'_, HashMap<String, Sent>> {
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The last prompt sent to a session.
+    pub(super) fn last_sent(&self, session: &str) -> Option<Sent> {
+        self.sent().get(session).cloned()
+    }
+
+    /// Session, directory and message of the prompts sent within this time.
+    pub(super) fn sent_within(&self, time: Duration) -> Vec<(String, String, String)> {
+        let recent = |sent: &Sent| sent.at.elapsed() <= time;
+        self.sent()
+            .iter()
+            .filter(|(_, sent)| recent(sent))
+            .map(|(session, sent)| {
+                (
+                    session.clone(),
+                    sent.directory.clone(),
+                    sent.message.clone(),
+                )
+            })
+            .collect()
+    }
+
+    /// The session is gone.
     pub(super) fn forget(&self, session: &str) {
-        self.sent
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(session);
+        self.sent().remove(session);
     }
 
-    /// Reads the records. An idle session is read until two readings agree.
+    /// Reads the records once. OpenCode says idle before the last message has its end: whoever judges an idle session reads
+    /// it again (the task machine believes only two readings that agree).
     pub(super) async fn read(
         &self,
         session: &SessionRef,
         prompts: &[String],
     ) -> Result<SessionReport, EngineError> {
-        let mut records = self.records(session).await?;
-        for _ in 0..4 {
-            if records.status.is_some() {
-                break;
-            }
-            tokio::time::sleep(SETTLE).await;
-            let again = self.records(session).await?;
-            let settled = again.status.is_none() && mark_of(&again) == mark_of(&records);
-            records = again;
-            if settled {
-                break;
-            }
-        }
-        if records
-            .messages
-            .iter()
-            .any(|message| message.info.is_assistant())
-            && records.status.is_some()
-        {
+        let records = self.records(session).await?;
+        if records.status.is_some() {
             self.gate.warmed(&session.directory);
         }
         Ok(report(&records, self.worker.clone(), prompts))
@@ -396,6 +420,9 @@ impl Driver {
     ) -> Result<AnswerOutcome, EngineError> {
         let (path, body) = answer_call(request, answer)?;
         let query = [("directory", session.directory.as_str())];
+        if !self.version.refuses_gone_requests() && !self.is_open(request, &query).await? {
+            return Ok(AnswerOutcome::Gone);
+        }
         let taken = self.client.act(Method::POST, &path, &query, &body).await?;
         Ok(if taken {
             AnswerOutcome::Given
@@ -403,19 +430,25 @@ impl Driver {
             AnswerOutcome::Gone
         })
     }
-}
 
-/// What two readings must agree in to be called settled.
-fn mark_of(records: &Records) -> (usize, Option<(String, bool, Option<String>, usize)>) {
-    let last = records.messages.last().map(|message| {
-        (
-            message.info.id.clone(),
-            message.info.is_ended(),
-            message.info.finish.clone(),
-            message.parts.len(),
-        )
-    });
-    (records.messages.len(), last)
+    async fn is_open(
+        &self,
+        request: &Request,
+        query: &[(&str, &str)],
+    ) -> Result<bool, EngineError> {
+        let id = &request.id.0;
+        match &request.kind {
+            RequestKind::Permission { .. } => {
+                let open: Vec<Permission> =
+                    json_list(self.client.get("/permission", query).await?)?;
+                Ok(open.iter().any(|asked| asked.id == *id))
+            }
+            RequestKind::Question { .. } => {
+                let open: Vec<Questions> = json_list(self.client.get("/question", query).await?)?;
+                Ok(open.iter().any(|asked| asked.id == *id))
+            }
+        }
+    }
 }
 
 fn prompt_body(request: &SendPrompt, default_model: Option<&ModelRef>) -> Value {

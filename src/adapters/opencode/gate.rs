@@ -3,7 +3,7 @@
 //! OpenCode spends about 1.2 s of CPU on the first turn in a directory; twenty at once kept the first model call waiting for
 //! 17 s. In: directories about to get a prompt. Out: a [`Permit`] for a cold one, held until its first turn has begun.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -53,6 +53,11 @@ impl ColdGate {
     /// Directories started so far.
     pub(super) fn count(&self) -> usize {
         self.lock().len()
+    }
+
+    /// The directories started so far.
+    pub(super) fn directories(&self) -> BTreeSet<String> {
+        self.lock().iter().cloned().collect()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {

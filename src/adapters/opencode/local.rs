@@ -16,7 +16,6 @@ use chargehand_actors::ports::{
     AnswerOutcome, Engine, EngineError, EngineHealth, EngineReady, OpenSession, OwnedAttempt,
     PauseAbility, PortFuture, SendPrompt, SessionReport, SignalSink, StopHow,
 };
-use rustix::process::Signal;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use url::Url;
@@ -25,11 +24,13 @@ use uuid::Uuid;
 use super::client::{Client, Credentials};
 use super::driver::{Driver, DriverSettings};
 use super::install::{InstallProgress, find_or_install};
-use super::orphans::{Process, boot_id, end_all, marked};
+use super::leftovers::{end_in, end_owned};
+use super::orphans::{Process, boot_id};
 use super::process::{
     Launch, USERNAME, cannot, drop_old_logs, launch, living, wait_for_port, wait_for_process,
 };
-use super::record::{Files, ProcessRecord, Record, forget, private, read};
+use super::record::{Files, ProcessRecord, Record, private, read};
+use super::recycle::Limits;
 use super::settings::{OpencodeSettings, Secret};
 use super::translate::Translator;
 use super::version::Version;
@@ -44,20 +45,26 @@ const HEALTH_PATIENCE: Duration = Duration::from_secs(30);
 /// After so many starts in a row without an answer, a living worker is taken for hung and replaced.
 const HUNG_AFTER: u32 = 4;
 
-/// How a worker is guarded.
+/// How a worker is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GuardSettings {
+pub struct WorkerSettings {
     /// The program that understands `guard`; none = this program.
-    pub program: Option<PathBuf>,
+    pub guard: Option<PathBuf>,
     /// How long a worker goes on without any sign of Chargehand.
     pub abandoned_after: Duration,
+    /// A worker that has served more directories is replaced when nothing runs in it.
+    pub recycle_directories: usize,
+    /// A worker that holds more memory, in bytes, is replaced when nothing runs in it.
+    pub recycle_memory: u64,
 }
 
-impl Default for GuardSettings {
+impl Default for WorkerSettings {
     fn default() -> Self {
         Self {
-            program: None,
+            guard: None,
             abandoned_after: Duration::from_secs(3600),
+            recycle_directories: 20,
+            recycle_memory: 1_500_000_000,
         }
     }
 }
@@ -77,8 +84,8 @@ pub struct LocalSettings {
     pub instance: InstanceId,
     /// Told what an installation does.
     pub install_progress: InstallProgress,
-    /// How the worker is guarded.
-    pub guard: GuardSettings,
+    /// How the worker is kept.
+    pub worker: WorkerSettings,
 }
 
 /// The worker that serves now.
@@ -101,6 +108,8 @@ pub struct LocalEngine {
     files: Files,
     /// Held while starting or stopping.
     changing: Mutex<()>,
+    /// Shared by prompts on their way, alone held while the worker is replaced.
+    sending: tokio::sync::RwLock<()>,
     running: RwLock<Option<Running>>,
     translator: Mutex<Translator>,
     lease: StdMutex<Option<tokio::task::AbortHandle>>,
@@ -115,6 +124,7 @@ impl LocalEngine {
             settings,
             files: Files { directory },
             changing: Mutex::new(()),
+            sending: tokio::sync::RwLock::new(()),
             running: RwLock::new(None),
             translator: Mutex::new(Translator::default()),
             lease: StdMutex::new(None),
@@ -218,7 +228,7 @@ impl LocalEngine {
         let mut child = launch(&Launch {
             program: &program,
             guard: &guard,
-            abandoned_after: self.settings.guard.abandoned_after,
+            abandoned_after: self.settings.worker.abandoned_after,
             files: &self.files,
             record: &record,
             settings: &self.settings.opencode,
@@ -239,7 +249,7 @@ impl LocalEngine {
     }
 
     fn guard_program(&self) -> Result<PathBuf, EngineError> {
-        if let Some(program) = &self.settings.guard.program {
+        if let Some(program) = &self.settings.worker.guard {
             return Ok(program.clone());
         }
         match std::env::current_exe() {
@@ -263,11 +273,11 @@ impl LocalEngine {
         process: ProcessRecord,
         adopted: bool,
     ) -> Result<EngineReady, EngineError> {
-        if let Ok(known) = self.running() {
-            if known.process == process {
-                health(&known.driver.client, &known.process).await?;
-                return Ok(ready(&known, None));
-            }
+        if let Ok(known) = self.running()
+            && known.process == process
+        {
+            health(&known.driver.client, &known.process).await?;
+            return Ok(ready(&known, None));
         }
         let port = wait_for_port(record, &process).await?;
         let url = Url::parse(&format!("http://127.0.0.1:{port}/"))
@@ -291,7 +301,7 @@ impl LocalEngine {
             process,
             version,
         };
-        let note = adopted.then(|| "took over the worker of an earlier Chargehand".to_owned());
+        let note = adopted.then(|| adoption_note(&running.process));
         let ready = ready(&running, note);
         self.set_running(Some(running));
         Ok(ready)
@@ -304,7 +314,7 @@ impl LocalEngine {
             return;
         }
         let path = self.files.lease();
-        let every = LEASE_EVERY.min(self.settings.guard.abandoned_after / 4);
+        let every = LEASE_EVERY.min(self.settings.worker.abandoned_after / 4);
         let task = tokio::spawn(async move {
             loop {
                 // A full disk must not end the engine; the guard's patience is far longer than one failure.
@@ -320,6 +330,32 @@ impl LocalEngine {
         if let Some(task) = lease.take() {
             task.abort();
         }
+    }
+
+    /// Replaces a worn worker before a new directory is opened in it, if nothing runs in it and nothing is on its way.
+    async fn recycle_if_worn(&self) -> Result<(), EngineError> {
+        let running = self.running()?;
+        let limits = Limits {
+            directories: self.settings.worker.recycle_directories,
+            memory: self.settings.worker.recycle_memory,
+        };
+        let memory = running.process.worker.memory().unwrap_or(0);
+        if !limits.are_passed(running.driver.gate.count(), memory) {
+            return Ok(());
+        }
+        // Somebody is sending: the next opening will do.
+        let Ok(_alone) = self.sending.try_write() else {
+            return Ok(());
+        };
+        if !running.driver.is_idle().await? {
+            return Ok(());
+        }
+        let _changing = self.changing.lock().await;
+        if self.running()?.process != running.process {
+            return Ok(());
+        }
+        self.set_running(None);
+        self.spawn().await.map(drop)
     }
 
     async fn end(&self, how: StopHow) -> Result<(), EngineError> {
@@ -392,6 +428,7 @@ impl Engine for LocalEngine {
         request: OpenSession,
     ) -> PortFuture<'_, Result<(SessionRef, WorkerId), EngineError>> {
         Box::pin(async move {
+            self.recycle_if_worn().await?;
             let running = self.running()?;
             let session = running.driver.open(request).await?;
             Ok((session, running.driver.worker))
@@ -399,7 +436,10 @@ impl Engine for LocalEngine {
     }
 
     fn prompt(&self, request: SendPrompt) -> PortFuture<'_, Result<(), EngineError>> {
-        Box::pin(async move { self.running()?.driver.prompt(request).await })
+        Box::pin(async move {
+            let _sending = self.sending.read().await;
+            self.running()?.driver.prompt(request).await
+        })
     }
 
     fn read(
@@ -452,75 +492,20 @@ impl Engine for LocalEngine {
         directory: Option<String>,
     ) -> PortFuture<'_, Result<(), EngineError>> {
         Box::pin(async move {
-            self.running()?
+            let running = self.running()?;
+            running
                 .driver
-                .remove(attempt, session, directory)
-                .await
+                .remove(attempt, session, directory.clone())
+                .await?;
+            match directory {
+                Some(directory) => end_in(directory, self.owner_prefix()).await,
+                None => Ok(()),
+            }
         })
     }
 
     fn stop(&self, how: StopHow) -> PortFuture<'_, Result<(), EngineError>> {
         Box::pin(self.end(how))
-    }
-}
-
-/// Ends everything that the engine `local` of this data directory left running: for programs that clean up after a run
-/// without starting the engine. Gives the number of processes ended.
-///
-/// # Errors
-/// `Fault` names the processes that could not be ended.
-pub async fn end_leftovers(
-    data_dir: &Path,
-    name: &EngineName,
-    instance: &InstanceId,
-) -> Result<usize, EngineError> {
-    let files = Files {
-        directory: data_dir.join(name.as_str()),
-    };
-    end_owned(&files, format!("{instance}/")).await
-}
-
-/// Ends the recorded worker, lets its guard clean up, then ends whatever still carries the owner's mark.
-async fn end_owned(files: &Files, owner: String) -> Result<usize, EngineError> {
-    let files = files.clone();
-    let ended = tokio::task::spawn_blocking(move || {
-        let recorded: Option<ProcessRecord> = read(&files.process());
-        let recorded = recorded.filter(|process| Some(&process.boot_id) == boot_id().as_ref());
-        if let Some(process) = recorded {
-            end_guarded(&process);
-        }
-        let ended = end_all(|| marked(&owner));
-        if ended.is_ok() {
-            // The record stays: its generation is counted on. Without process.json it leads to nothing.
-            drop(forget(&files.process()));
-        }
-        ended
-    })
-    .await
-    .map_err(|error| EngineError::Fault(format!("ending the old worker failed: {error}")))?;
-    ended.map_err(|left| {
-        let pids: Vec<String> = left.iter().map(|process| process.pid.to_string()).collect();
-        EngineError::Fault(format!(
-            "processes of an earlier worker cannot be ended (pids {}); end them, the engine tries again",
-            pids.join(", ")
-        ))
-    })
-}
-
-/// The worker first: its guard sees the end, ends every orphan (also one that cleaned its environment), and goes.
-fn end_guarded(process: &ProcessRecord) {
-    if !process.guard.is_alive() {
-        return;
-    }
-    process.worker.signal(Signal::TERM);
-    for step in 0..120 {
-        if !process.guard.is_alive() {
-            return;
-        }
-        if step == 40 {
-            process.worker.signal(Signal::KILL);
-        }
-        std::thread::sleep(Duration::from_millis(50));
     }
 }
 
@@ -566,6 +551,17 @@ fn ready(running: &Running, note: Option<String>) -> EngineReady {
         version: running.version.to_string(),
         worker: running.driver.worker.clone(),
         note,
+    }
+}
+
+fn adoption_note(process: &ProcessRecord) -> String {
+    let note = "took over the worker of an earlier Chargehand";
+    if process.guard.is_alive() {
+        note.to_owned()
+    } else {
+        format!(
+            "{note}; its guard is gone, so it does not end by itself if Chargehand is killed and stays away"
+        )
     }
 }
 

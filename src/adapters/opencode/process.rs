@@ -43,7 +43,9 @@ pub(super) fn launch(launch: &Launch<'_>) -> Result<tokio::process::Child, Engin
     let files = launch.files;
     let home = files.directory.join("home");
     fs::create_dir_all(&home).map_err(|error| cannot("make", &home, &error))?;
-    let log = private(&launch.record.log, false)
+    // Emptied first: the line of an earlier worker must not be taken for this one's.
+    let log = private(&launch.record.log, true)
+        .and_then(|_| private(&launch.record.log, false))
         .map_err(|error| cannot("write", &launch.record.log, &error))?;
     let log_too = log
         .try_clone()
@@ -81,14 +83,13 @@ fn environment(
     let data = &launch.files.directory;
     let path = |below: &str| data.join(below).into_os_string();
     let mut all: BTreeMap<String, OsString> = BTreeMap::new();
-    let named = launch.settings.environment.iter().map(String::as_str);
-    for name in ["PATH", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR"]
-        .into_iter()
-        .chain(named)
-    {
+    for name in ["PATH", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR"] {
         if let Some(value) = ours(name) {
             all.insert(name.to_owned(), value);
         }
+    }
+    for (name, value) in &launch.settings.environment {
+        all.insert(name.clone(), value.reveal().into());
     }
     let mut set = |name: &str, value: OsString| {
         all.insert(name.to_owned(), value);
@@ -134,10 +135,10 @@ pub(super) async fn wait_for_process(
 ) -> Result<ProcessRecord, EngineError> {
     let end = Instant::now() + Duration::from_secs(20);
     loop {
-        if let Some(found) = read::<ProcessRecord>(&files.process()) {
-            if found.generation == generation {
-                return Ok(found);
-            }
+        if let Some(found) = read::<ProcessRecord>(&files.process())
+            && found.generation == generation
+        {
+            return Ok(found);
         }
         if Instant::now() > end {
             return Err(EngineError::Fault(format!(
@@ -252,7 +253,7 @@ mod tests {
             log: files.log(1),
         };
         let settings = OpencodeSettings {
-            environment: vec!["ALLOWED".to_owned(), "ABSENT".to_owned()],
+            environment: BTreeMap::from([("ALLOWED".to_owned(), Secret::new("given"))]),
             ..OpencodeSettings::default()
         };
         let launch = Launch {
@@ -264,12 +265,13 @@ mod tests {
             settings: &settings,
         };
         let ours = |name: &str| match name {
-            "PATH" | "ALLOWED" | "ANTHROPIC_API_KEY" | "HTTP_PROXY" => Some("v".into()),
+            "PATH" | "ANTHROPIC_API_KEY" | "HTTP_PROXY" => Some("v".into()),
             _ => None,
         };
         let all = environment(&launch, Path::new("/d/home"), ours);
-        assert!(all.contains_key("PATH") && all.contains_key("ALLOWED"));
-        for name in ["ANTHROPIC_API_KEY", "HTTP_PROXY", "ABSENT"] {
+        assert!(all.contains_key("PATH"));
+        assert_eq!(all.get("ALLOWED"), Some(&"given".into()));
+        for name in ["ANTHROPIC_API_KEY", "HTTP_PROXY"] {
             assert!(!all.contains_key(name), "{name}");
         }
         assert_eq!(

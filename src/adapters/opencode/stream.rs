@@ -118,6 +118,8 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
     use super::*;
 
     fn kinds(pieces: &[&str]) -> Vec<String> {
@@ -143,6 +145,54 @@ mod tests {
                     "cut at {at}"
                 );
             }
+        }
+    }
+
+    /// A server that sends `text` as an event stream, then nothing for ever (`hold`) or the end.
+    async fn stream_of(text: &'static str, hold: bool, silence: Duration) -> EventStream {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let mut request = [0; 2048];
+            assert!(socket.read(&mut request).await.unwrap() > 0);
+            let head =
+                "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
+            socket.write_all(head.as_bytes()).await.unwrap();
+            socket.write_all(text.as_bytes()).await.unwrap();
+            if hold {
+                std::future::pending::<()>().await;
+            }
+        });
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let response = client
+            .get(format!("http://{address}/"))
+            .send()
+            .await
+            .unwrap();
+        EventStream::new(response, silence)
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_ends_or_falls_silent_is_broken() {
+        let event = "data: {\"payload\":{\"type\":\"x\"}}\n\n";
+        for hold in [false, true] {
+            let mut stream = stream_of(event, hold, Duration::from_millis(300)).await;
+            assert_eq!(stream.next().await.unwrap().payload.kind, "x");
+            // A reader that looks away all the time must notice the silence too.
+            let error = loop {
+                match tokio::time::timeout(Duration::from_millis(50), stream.next()).await {
+                    Ok(Ok(event)) => panic!("from nowhere: {event:?}"),
+                    Ok(Err(error)) => break error,
+                    Err(_) => {}
+                }
+            };
+            let words = if hold { "silent" } else { "ended" };
+            assert!(
+                error.is_transient() && error.to_string().contains(words),
+                "{error}"
+            );
         }
     }
 

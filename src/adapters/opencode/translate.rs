@@ -38,7 +38,8 @@ const SILENT: [&str; 12] = [
 ];
 
 /// Beginnings of event types of the same kind.
-const SILENT_FAMILIES: [&str; 12] = [
+const SILENT_FAMILIES: [&str; 13] = [
+    "session.next.",
     "plugin.",
     "catalog.",
     "reference.",
@@ -127,10 +128,9 @@ impl Translator {
         if let Some(info) = properties
             .get("info")
             .filter(|_| kind.starts_with("session."))
+            && let Ok(session) = Session::deserialize(info)
         {
-            if let Ok(session) = Session::deserialize(info) {
-                self.learn(&session.id, session.parent_id);
-            }
+            self.learn(&session.id, session.parent_id);
         }
         let Some(session) = session_of(properties).map(str::to_owned) else {
             self.count_unknown(kind);

@@ -52,6 +52,11 @@ impl Version {
         })
     }
 
+    /// Whether an answer to a request that is not open is refused (1.3.0 takes any, 1.17.0 refuses).
+    pub(super) fn refuses_gone_requests(self) -> bool {
+        self >= Self(1, 17, 0)
+    }
+
     /// Whether sessions keep the metadata that they are created with (1.3.0 drops it, 1.17.0 keeps it).
     pub(super) fn keeps_metadata(self) -> bool {
         self >= Self(1, 17, 0)

@@ -18,7 +18,7 @@ const REFERENCES: u64 = 64 * 1024 * 1024;
 const HELPER: &str = "!f() { test \"$1\" = get && printf 'username=%s\\npassword=%s\\n' \
      \"$CHARGEHAND_GIT_USER\" \"$CHARGEHAND_GIT_PASSWORD\"; }; f";
 /// What a network transport may take from our own environment.
-const FROM_OUTSIDE: [&str; 9] = [
+const FROM_OUTSIDE: [&str; 10] = [
     "HTTPS_PROXY",
     "https_proxy",
     "ALL_PROXY",
@@ -27,6 +27,7 @@ const FROM_OUTSIDE: [&str; 9] = [
     "no_proxy",
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
+    "GIT_SSL_CAINFO",
     "SSH_AUTH_SOCK",
 ];
 
@@ -358,4 +359,97 @@ fn branches(names: &[&str]) -> String {
         .collect();
     let first = all.iter().take(5).copied().collect::<Vec<_>>().join(", ");
     format!("it has {} branches: {first}", all.len())
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::{Git, Repository, reaching, unreachable};
+    use crate::adapters::workdir::layout::place;
+    use crate::adapters::workdir::settings::{WorkdirLimits, WorkdirSettings};
+    use chargehand_actors::id::{AttemptId, TaskId};
+    use chargehand_actors::ports::WorkdirError;
+    use std::process::Stdio;
+    use tokio::io::AsyncWriteExt as _;
+    use uuid::Uuid;
+
+    #[tokio::test]
+    async fn credentials_reach_git_for_their_host_only_and_stand_in_no_argument() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = WorkdirSettings {
+            root: dir.path().join("w"),
+            store: dir.path().join("s"),
+            git: None,
+            limits: WorkdirLimits::default(),
+        };
+        let attempt = AttemptId {
+            task: TaskId::new(Uuid::from_u128(1)),
+            number: 1,
+        };
+        let place = place(&settings, attempt);
+        std::fs::create_dir_all(&place.repository).unwrap();
+        let git = Git::locate(None).unwrap();
+        let remote = Repository::parse("https://bob:s3cr%20t'\"@example.org/a/b").unwrap();
+        for (host, given) in [("example.org", true), ("example.com", false)] {
+            let mut command = reaching(&git, &place, &remote);
+            command.args(["credential", "fill"]).stdin(Stdio::piped());
+            let arguments = format!("{:?}", command.as_std().get_args().collect::<Vec<_>>());
+            assert!(
+                !arguments.contains("s3cr") && !arguments.contains("bob"),
+                "{arguments}"
+            );
+            let mut child = command.spawn().unwrap();
+            let asked = format!("protocol=https\nhost={host}\n\n");
+            let mut stdin = child.stdin.take().unwrap();
+            stdin.write_all(asked.as_bytes()).await.unwrap();
+            drop(stdin);
+            let answer = child.wait_with_output().await.unwrap().stdout;
+            let answer = String::from_utf8(answer).unwrap();
+            assert_eq!(
+                answer.contains("password=s3cr t'\""),
+                given,
+                "{host}: {answer}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_a_person_can_do_stands_in_the_error() {
+        let remote = Repository::parse("https://token12345@example.org/a?key=abc").unwrap();
+        for (words, bad_source, advice) in [
+            (
+                "fatal: could not read Username for 'https://example.org'",
+                true,
+                "give credentials",
+            ),
+            (
+                "fatal: Authentication failed for token12345",
+                true,
+                "give credentials",
+            ),
+            (
+                "fatal: repository 'https://example.org/a/' not found",
+                true,
+                "no such repository",
+            ),
+            (
+                "fatal: unable to access: Could not resolve host: example.org",
+                false,
+                "try again",
+            ),
+        ] {
+            let error = unreachable(&remote, words);
+            assert_eq!(
+                matches!(error, WorkdirError::BadSource(_)),
+                bad_source,
+                "{error}"
+            );
+            let text = error.to_string();
+            assert!(text.contains(advice), "{text}");
+            assert!(
+                !text.contains("token12345") && !text.contains("abc"),
+                "{text}"
+            );
+        }
+    }
 }

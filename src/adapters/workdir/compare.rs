@@ -3,7 +3,7 @@
 //! In: a prepared attempt. Out: the changed files, the start of the diff, the patch file, and a branch in our bare
 //! repository whose parent is the baseline. Repeatable: the same workdir gives the same branch and patch.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chargehand_actors::event::{Changes, FileChange, FileMark};
@@ -13,9 +13,9 @@ use tokio::process::Command;
 use super::blocking::{Hold, blocking};
 use super::git::{Git, run, start, succeed};
 use super::import::{IMPORT_REF, Import, Imported, import, in_words};
-use super::layout::{Baseline, Place, Unrecorded, disk};
+use super::layout::{Baseline, Place, disk};
 use super::manifest::Manifest;
-use super::names::show;
+use super::names::{is_below_any, parse, show};
 use super::prepare::{commit, set_ref};
 use super::settings::WorkdirSettings;
 
@@ -68,7 +68,8 @@ pub(super) async fn compare(job: Compare<'_>) -> Result<Changes, WorkdirError> {
     changes.additions = files.values().map(|file| file.additions).sum();
     changes.deletions = files.values().map(|file| file.deletions).sum();
     changes.files = files.into_values().take(LISTED).collect();
-    changes.note = notes([changes.note, incomplete(&imported)]);
+    let before = job.baseline.incomplete.clone();
+    changes.note = notes([changes.note, before, incomplete(&imported)]);
     changes.left_out = imported.left_out;
     Ok(changes)
 }
@@ -173,34 +174,32 @@ fn add_what_no_tree_holds(
     job: &Compare<'_>,
     imported: &Imported,
 ) {
-    let before: BTreeMap<&str, &Unrecorded> = job
-        .baseline
-        .unrecorded
-        .iter()
-        .map(|file| (file.path.as_str(), file))
-        .collect();
+    let manifest = &job.manifest;
     for (path, stamp) in &imported.unread {
-        let then = before.get(show(path).as_str());
-        let mark = match then {
-            Some(then) if **then == Unrecorded::new(path, stamp) => continue,
-            None if !job.manifest.files.contains_key(path) => FileMark::Added,
-            Some(_) | None => FileMark::Modified,
+        if manifest.is_as_unrecorded(path, stamp) {
+            continue;
+        }
+        let known =
+            manifest.files.contains_key(path) || manifest.unrecorded.contains_key(&show(path));
+        let mark = if known {
+            FileMark::Modified
+        } else {
+            FileMark::Added
         };
         let mut file = change(path, mark);
         file.binary = true;
         files.insert(path.clone(), file);
     }
-    let unread: std::collections::BTreeSet<String> =
-        imported.unread.iter().map(|(path, _)| show(path)).collect();
-    for (shown, _) in before {
-        let path = super::names::parse(shown);
-        if job.manifest.files.contains_key(&path) || unread.contains(shown) {
+    let unread: BTreeSet<String> = imported.unread.iter().map(|(path, _)| show(path)).collect();
+    for shown in manifest.unrecorded.keys() {
+        let path = parse(shown);
+        if manifest.files.contains_key(&path) || unread.contains(shown) {
             continue;
         }
         match files.get_mut(&path) {
             Some(file) => file.mark = FileMark::Modified,
-            // When not everything was looked at, absence says nothing.
-            None if imported.cut.is_some() || !imported.closed.is_empty() => {}
+            // Where nobody looked, absence says nothing.
+            None if imported.cut.is_some() || is_below_any(&path, &imported.closed) => {}
             None => {
                 let mut file = change(&path, FileMark::Deleted);
                 file.binary = true;
@@ -306,10 +305,10 @@ fn incomplete(imported: &Imported) -> Option<String> {
         .cut
         .as_ref()
         .map(|cut| format!("the changes are not complete: {cut}"));
-    notes([cut, more])
+    notes([cut, more, None])
 }
 
-fn notes(parts: [Option<String>; 2]) -> Option<String> {
+fn notes(parts: [Option<String>; 3]) -> Option<String> {
     let parts: Vec<String> = parts.into_iter().flatten().collect();
     (!parts.is_empty()).then(|| parts.join("; "))
 }

@@ -8,6 +8,7 @@ use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use cap_std::fs::Dir;
 use chargehand_actors::ports::WorkdirError;
@@ -31,6 +32,13 @@ struct Level {
     path: Vec<u8>,
 }
 
+/// A directory to copy; opened only when its turn comes, as there may be more of them than handles.
+struct Pending {
+    parent: Rc<Level>,
+    name: CString,
+    path: Vec<u8>,
+}
+
 struct Copy<'a> {
     limits: &'a WorkdirLimits,
     stop: &'a Stop,
@@ -38,7 +46,7 @@ struct Copy<'a> {
     entries: u64,
     bytes: u64,
     passed_by: Vec<String>,
-    pending: Vec<Level>,
+    pending: Vec<Pending>,
 }
 
 /// Checks the path of a directory source; gives its real path.
@@ -88,14 +96,18 @@ pub(super) fn copy_directory(
         entries: 0,
         bytes: 0,
         passed_by: Vec::new(),
-        pending: vec![Level {
-            from,
-            to: open(to)?,
-            path: Vec::new(),
-        }],
+        pending: Vec::new(),
     };
-    while let Some(level) = copy.pending.pop() {
-        copy.level(&level)?;
+    copy.level(&Rc::new(Level {
+        from,
+        to: open(to)?,
+        path: Vec::new(),
+    }))?;
+    while let Some(next) = copy.pending.pop() {
+        let level = copy.enter(&next).map_err(|error| error.told(&next.path))?;
+        if let Some(level) = level {
+            copy.level(&Rc::new(level))?;
+        }
     }
     if copy.passed_by.is_empty() {
         return Ok(None);
@@ -111,7 +123,7 @@ pub(super) fn copy_directory(
 }
 
 impl Copy<'_> {
-    fn level(&mut self, level: &Level) -> Result<(), WorkdirError> {
+    fn level(&mut self, level: &Rc<Level>) -> Result<(), WorkdirError> {
         let error = |error: Errno| failed(&level.path, &error.into());
         let mut names = Vec::new();
         for entry in rustix::fs::Dir::read_from(&level.from).map_err(error)? {
@@ -130,15 +142,12 @@ impl Copy<'_> {
             }
             path.extend_from_slice(name.to_bytes());
             self.entry(level, &name, &path)
-                .map_err(|error| match error {
-                    Halt::Told(error) => error,
-                    Halt::Failed(error) => failed(&path, &error),
-                })?;
+                .map_err(|error| error.told(&path))?;
         }
         Ok(())
     }
 
-    fn entry(&mut self, level: &Level, name: &CString, path: &[u8]) -> Result<(), Halt> {
+    fn entry(&mut self, level: &Rc<Level>, name: &CString, path: &[u8]) -> Result<(), Halt> {
         let stat = rustix::fs::statat(level.from.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW)?;
         let kind = file_type(&stat);
         if name.to_bytes() == b".git"
@@ -155,7 +164,14 @@ impl Copy<'_> {
                 rustix::fs::symlinkat(target, &level.to, name)?;
                 Ok(())
             }
-            FileType::Directory => self.directory(level, name, path),
+            FileType::Directory => {
+                self.pending.push(Pending {
+                    parent: Rc::clone(level),
+                    name: name.clone(),
+                    path: path.to_vec(),
+                });
+                Ok(())
+            }
             other => {
                 self.pass_by(path, special(other));
                 Ok(())
@@ -206,21 +222,23 @@ impl Copy<'_> {
             &level.to,
             name,
             flags | OFlags::CLOEXEC,
-            rights(&stat, 0o600),
+            rights(&stat, Mode::RUSR | Mode::WUSR),
         )?;
         let mut to = File::from(to);
         std::io::copy(&mut from, &mut to)?;
-        rustix::fs::fchmod(&to, rights(&stat, 0o600))?;
+        rustix::fs::fchmod(&to, rights(&stat, Mode::RUSR | Mode::WUSR))?;
         rustix::fs::futimens(&to, &times(&stat))?;
         Ok(())
     }
 
-    fn directory(&mut self, level: &Level, name: &CStr, path: &[u8]) -> Result<(), Halt> {
-        let from = open_directory(level.from.as_fd(), name)?;
+    /// Makes the copy of a directory; none when it is passed by.
+    fn enter(&mut self, next: &Pending) -> Result<Option<Level>, Halt> {
+        let path = &next.path;
+        let from = open_directory(next.parent.from.as_fd(), &next.name)?;
         let stat = rustix::fs::fstat(&from)?;
         if device(&stat) != self.device {
             self.pass_by(path, "another file system");
-            return Ok(());
+            return Ok(None);
         }
         if path.iter().filter(|byte| **byte == b'/').count() >= self.limits.depth {
             return Err(Halt::Told(WorkdirError::TooLarge(format!(
@@ -229,13 +247,13 @@ impl Copy<'_> {
                 show(path)
             ))));
         }
-        rustix::fs::mkdirat(&level.to, name, rights(&stat, 0o700))?;
-        self.pending.push(Level {
+        let to = &next.parent.to;
+        rustix::fs::mkdirat(to, &next.name, rights(&stat, Mode::RWXU))?;
+        Ok(Some(Level {
             from,
-            to: open_directory(level.to.as_fd(), name)?,
-            path: path.to_vec(),
-        });
-        Ok(())
+            to: open_directory(to.as_fd(), &next.name)?,
+            path: path.clone(),
+        }))
     }
 
     fn check(&self) -> Result<(), WorkdirError> {
@@ -260,6 +278,15 @@ impl Copy<'_> {
     }
 }
 
+impl Halt {
+    fn told(self, path: &[u8]) -> WorkdirError {
+        match self {
+            Self::Told(error) => error,
+            Self::Failed(error) => failed(path, &error),
+        }
+    }
+}
+
 enum Halt {
     Told(WorkdirError),
     Failed(std::io::Error),
@@ -278,18 +305,20 @@ impl From<std::io::Error> for Halt {
 }
 
 /// The rights of the original, without set-id bits, and with what the owner needs.
-fn rights(stat: &Stat, owner: u32) -> Mode {
-    Mode::from_raw_mode((stat.st_mode & 0o777) | owner)
+fn rights(stat: &Stat, owner: Mode) -> Mode {
+    let ordinary = Mode::RWXU | Mode::RWXG | Mode::RWXO;
+    (Mode::from_raw_mode(stat.st_mode) & ordinary) | owner
 }
 
 fn times(stat: &Stat) -> Timestamps {
-    let time = |seconds: i64, nanos: u64| rustix::fs::Timespec {
-        tv_sec: seconds,
-        tv_nsec: i64::try_from(nanos).unwrap_or(0),
+    // The kernel's types differ between systems.
+    let time = |seconds: i128, nanos: i128| rustix::fs::Timespec {
+        tv_sec: seconds.try_into().unwrap_or(0),
+        tv_nsec: nanos.try_into().unwrap_or(0),
     };
     Timestamps {
-        last_access: time(stat.st_atime, stat.st_atime_nsec),
-        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
+        last_access: time(stat.st_atime.into(), stat.st_atime_nsec.into()),
+        last_modification: time(stat.st_mtime.into(), stat.st_mtime_nsec.into()),
     }
 }
 

@@ -122,6 +122,7 @@ impl Git {
                 ("GIT_COMMITTER_NAME", "Chargehand"),
                 ("GIT_COMMITTER_EMAIL", "chargehand@localhost"),
             ])
+            .current_dir("/")
             .arg("--no-pager")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -17,11 +17,11 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
 
 use super::blocking::{Hold, Stop, blocking};
-use super::confined::{Stamp, open_regular};
+use super::confined::{Stamp, device, open_regular};
 use super::git::{Git, start, word};
 use super::layout::Place;
-use super::manifest::{Manifest, Mode, hex};
-use super::names::show;
+use super::manifest::{Manifest, Mode, blob_id, hex};
+use super::names::{is_below_any, show};
 use super::settings::WorkdirLimits;
 use super::walk::{Found, Spot, special_reason, walk};
 
@@ -184,8 +184,8 @@ impl Producer {
 
     fn file(&mut self, spot: Spot<'_>, listed: &Stat) -> Result<(), WorkdirError> {
         let (file, stat) = match open_regular(spot.dir, spot.name) {
-            Ok(Some(opened)) => opened,
-            Ok(None) => {
+            Ok(Some(opened)) if device(&opened.1) == device(listed) => opened,
+            Ok(_) => {
                 self.left_out(spot.path, "it was replaced while it was read");
                 return Ok(());
             }
@@ -201,12 +201,8 @@ impl Producer {
             self.unread(spot, &stat, &why);
             return Ok(());
         }
-        if self.total.saturating_add(size) > self.limits.total_bytes {
-            let why = format!(
-                "the files before it are {} together, which is the most that is kept",
-                in_words(self.limits.total_bytes)
-            );
-            self.unread(spot, &stat, &why);
+        if self.against.is_as_unrecorded(spot.path, &Stamp::of(&stat)) {
+            self.unread(spot, &stat, "not in the baseline, and not touched since");
             return Ok(());
         }
         let mut content = Vec::new();
@@ -224,8 +220,25 @@ impl Producer {
                 return Ok(());
             }
         }
+        let mode = Mode::of_file(&stat);
+        let known = self.against.files.get(spot.path).copied();
+        if let Some(known) = known.filter(|known| known.size == content.len() as u64)
+            && known.id == blob_id(&content)
+        {
+            // What is as it was needs no place, and is never beyond the limit.
+            self.seen.insert(spot.path.to_vec());
+            return self.change(mode.digits(), &hex(&known.id), spot.path);
+        }
+        if self.total.saturating_add(content.len() as u64) > self.limits.total_bytes {
+            let why = format!(
+                "the new content before it is {} together, which is the most that is kept",
+                in_words(self.limits.total_bytes)
+            );
+            self.unread(spot, &stat, &why);
+            return Ok(());
+        }
         self.total += content.len() as u64;
-        self.content(Mode::of_file(stat.st_mode), spot.path, &content)
+        self.content(mode, spot.path, &content)
     }
 
     fn link(&mut self, spot: Spot<'_>) -> Result<(), WorkdirError> {
@@ -300,8 +313,7 @@ impl Producer {
             .submodules
             .iter()
             .filter(|(path, _)| {
-                let hidden = self.result.cut.is_some()
-                    || ancestors(path).any(|up| self.result.closed.iter().any(|dir| dir == up));
+                let hidden = self.result.cut.is_some() || is_below_any(path, &self.result.closed);
                 hidden && !self.seen.contains(*path)
             })
             .collect();

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
@@ -14,10 +15,14 @@ use chargehand_actors::ports::WorkdirError;
 use serde::{Deserialize, Serialize};
 
 use super::confined::{Stamp, open_below};
+use super::names::components;
+use super::remove::open_up;
 use super::settings::WorkdirSettings;
 
 const STATE: &str = "state.json";
 const VERSION: u32 = 1;
+/// Between the number and a nonce in the name of a directory that is being made.
+const MAKING: &str = ".making-";
 
 /// The paths of one attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +31,8 @@ pub(super) struct Place {
     pub(super) attempt: AttemptId,
     /// Above all workdirs; the operator's.
     root: PathBuf,
+    /// Of the two directories below: the attempt's number, with a suffix while they are being made.
+    name: String,
     /// `<root>/<task>/<attempt>`.
     pub(super) holder: PathBuf,
     /// The workdir.
@@ -72,6 +79,8 @@ pub(super) struct Baseline {
     pub(super) tree: String,
     /// Files that the tree does not hold.
     pub(super) unrecorded: Vec<Unrecorded>,
+    /// Why it does not hold everything that was there.
+    pub(super) incomplete: Option<String>,
 }
 
 /// What is remembered of a finished preparation.
@@ -97,10 +106,21 @@ impl State {
 
 /// The paths of an attempt.
 pub(super) fn place(settings: &WorkdirSettings, attempt: AttemptId) -> Place {
-    let below = |base: &Path| {
-        base.join(attempt.task.to_string())
-            .join(attempt.number.to_string())
-    };
+    named_place(settings, attempt, attempt.number.to_string())
+}
+
+/// A place of its own to prepare an attempt in: whatever an earlier, killed preparation left running does not know it.
+pub(super) fn making_place(settings: &WorkdirSettings, attempt: AttemptId) -> Place {
+    let nonce = uuid::Uuid::new_v4().simple();
+    named_place(
+        settings,
+        attempt,
+        format!("{}{MAKING}{nonce}", attempt.number),
+    )
+}
+
+fn named_place(settings: &WorkdirSettings, attempt: AttemptId, name: String) -> Place {
+    let below = |base: &Path| base.join(attempt.task.to_string()).join(&name);
     let holder = below(&settings.root);
     let store = below(&settings.store);
     Place {
@@ -111,6 +131,7 @@ pub(super) fn place(settings: &WorkdirSettings, attempt: AttemptId) -> Place {
         repository: store.join("repo.git"),
         patch: store.join("changes.patch"),
         store,
+        name,
     }
 }
 
@@ -200,11 +221,69 @@ impl Place {
             .map_err(|error| disk("the workdir could not be made", &error))
     }
 
+    /// The components of a path that a caller asked for; the workdir's real path is taken as well as its name here.
+    pub(super) fn components(&self, asked: &str) -> Result<Vec<Vec<u8>>, WorkdirError> {
+        let parts = components(&self.workdir, asked);
+        if parts.is_ok() || !asked.starts_with('/') {
+            return parts;
+        }
+        match (
+            std::fs::canonicalize(&self.root),
+            self.workdir.strip_prefix(&self.root),
+        ) {
+            (Ok(real), Ok(below)) => components(&real.join(below), asked),
+            _ => parts,
+        }
+    }
+
+    /// Everything that preparations of this attempt have left in the two directories, finished or not.
+    pub(super) fn remains(&self) -> Result<Vec<PathBuf>, WorkdirError> {
+        // The store first: without its state file the rest counts as half-made.
+        let mut remains = vec![self.store.clone(), self.holder.clone()];
+        let unfinished = format!("{}{MAKING}", self.attempt.number);
+        for dir in [self.store.parent(), self.holder.parent()]
+            .into_iter()
+            .flatten()
+        {
+            let entries = match std::fs::read_dir(dir) {
+                Ok(entries) => entries,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(disk("a task's directories could not be listed", &error)),
+            };
+            remains.extend(entries.flatten().map(|entry| entry.path()).filter(|path| {
+                let name = path.file_name().map(|name| name.to_string_lossy());
+                name.is_some_and(|name| name.starts_with(&unfinished))
+            }));
+        }
+        Ok(remains)
+    }
+
+    /// Gives what was made here its final place; the store last, as its state file makes it count. Durable.
+    pub(super) fn settle(&self, last: &Self) -> Result<(), WorkdirError> {
+        let settle = || {
+            std::fs::rename(&self.holder, &last.holder)?;
+            std::fs::rename(&self.store, &last.store)?;
+            last.store
+                .parent()
+                .map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+        };
+        settle().map_err(|error| disk("a prepared workdir could not be put in its place", &error))
+    }
+
     /// Opens the workdir; a link in its place is refused.
     pub(super) fn open(&self) -> Result<Dir, WorkdirError> {
-        let AttemptId { task, number } = self.attempt;
-        let parts = [task.to_string(), number.to_string(), "work".to_owned()];
-        open_below(&self.root, &parts.each_ref().map(String::as_str)).map_err(|error| {
+        let task = self.attempt.task;
+        let open = || open_below(&self.root, &[&task.to_string(), &self.name, "work"]);
+        let opened = open().or_else(|error| {
+            if error.kind() != io::ErrorKind::PermissionDenied {
+                return Err(error);
+            }
+            // A worker may have taken the rights away from itself and us.
+            let holder = open_below(&self.root, &[&task.to_string(), &self.name])?;
+            open_up(holder.as_fd(), c"work");
+            open()
+        });
+        opened.map_err(|error| {
             if error.kind() == io::ErrorKind::NotFound {
                 missing(task)
             } else {

@@ -17,9 +17,9 @@ use rustix::fs::Stat;
 
 use super::blocking::Stop;
 use super::confined::{Stamp, open_asked};
-use super::layout::{Place, State, Unrecorded};
+use super::layout::Place;
 use super::manifest::{BlobId, Manifest, Mode, blob_id};
-use super::names::show;
+use super::names::{is_below_any, parse, show};
 use super::settings::WorkdirLimits;
 use super::walk::{Found, walk};
 
@@ -33,8 +33,6 @@ const PAGE: u64 = 10_000;
 pub(super) struct Memory {
     /// Where and since when.
     pub(super) place: Place,
-    /// Its preparation.
-    pub(super) state: State,
     /// The baseline; none when there was no git.
     pub(super) manifest: Option<Arc<Manifest>>,
     ids: Mutex<HashMap<Vec<u8>, (Stamp, BlobId)>>,
@@ -54,6 +52,15 @@ pub(super) struct Page {
 /// By shown path: the path's bytes and what is there.
 type Things = BTreeMap<String, (Vec<u8>, Now)>;
 
+/// What a walk saw.
+struct Walked {
+    things: Things,
+    /// Directories not entered.
+    closed: Vec<Vec<u8>>,
+    /// It ended before it was through.
+    cut: bool,
+}
+
 enum Now {
     File(Stat),
     Link(Stat, Vec<u8>),
@@ -63,10 +70,9 @@ enum Now {
 
 impl Memory {
     /// Nothing is remembered yet.
-    pub(super) fn new(place: Place, state: State, manifest: Option<Arc<Manifest>>) -> Self {
+    pub(super) fn new(place: Place, manifest: Option<Arc<Manifest>>) -> Self {
         Self {
             place,
-            state,
             manifest,
             ids: Mutex::new(HashMap::new()),
         }
@@ -80,9 +86,13 @@ impl Memory {
         page: &Page,
         stop: &Stop,
     ) -> Result<FileList, WorkdirError> {
-        let (mut found, complete) = self.now(root, limits, page, stop)?;
-        if complete {
-            self.add_deleted(&mut found, page);
+        let Walked {
+            things: mut found,
+            closed,
+            cut,
+        } = self.now(root, limits, page, stop)?;
+        if !cut {
+            self.add_deleted(&mut found, page, &closed);
         }
         let total = found.len() as u64;
         let start = usize::try_from(page.offset).unwrap_or(usize::MAX);
@@ -96,22 +106,22 @@ impl Memory {
             files,
             total,
             offset: page.offset,
-            cut: !complete,
+            cut: cut || !closed.is_empty(),
         })
     }
 
-    /// What is there, by shown path; false when not everything was looked at.
+    /// What is there.
     fn now(
         &self,
         root: &Dir,
         limits: &WorkdirLimits,
         page: &Page,
         stop: &Stop,
-    ) -> Result<(Things, bool), WorkdirError> {
+    ) -> Result<Walked, WorkdirError> {
         let none = BTreeMap::new();
         let submodules = self.manifest.as_ref().map_or(&none, |m| &m.submodules);
         let mut found = BTreeMap::new();
-        let mut complete = true;
+        let mut closed = Vec::new();
         let end = walk(root, limits, submodules, |thing| {
             stop.check()?;
             let (path, now) = match thing {
@@ -123,8 +133,8 @@ impl Memory {
                     }
                 }
                 Found::Special(path, stat) => (path, Now::Special(stat)),
-                Found::Closed(..) => {
-                    complete = false;
+                Found::Closed(path, _) => {
+                    closed.push(path.to_vec());
                     return Ok(());
                 }
                 Found::Submodule(..) | Found::Unfit(..) => return Ok(()),
@@ -134,23 +144,25 @@ impl Memory {
             }
             Ok(())
         })?;
-        Ok((found, complete && end.cut.is_none()))
+        Ok(Walked {
+            things: found,
+            closed,
+            cut: end.cut.is_some(),
+        })
     }
 
-    fn add_deleted(&self, found: &mut Things, page: &Page) {
+    fn add_deleted(&self, found: &mut Things, page: &Page, closed: &[Vec<u8>]) {
         let recorded = self.manifest.iter().flat_map(|m| m.files.keys().cloned());
-        let unrecorded = self
-            .unrecorded()
-            .map(|file| super::names::parse(&file.path));
-        for path in recorded.chain(unrecorded).filter(|path| page.covers(path)) {
+        let unrecorded = self.manifest.iter().flat_map(|m| m.unrecorded.keys());
+        let unrecorded = unrecorded.map(|path| parse(path.as_str()));
+        for path in recorded.chain(unrecorded) {
+            if !page.covers(&path) || is_below_any(&path, closed) {
+                continue;
+            }
             found
                 .entry(show(&path))
                 .or_insert_with(|| (path, Now::Gone));
         }
-    }
-
-    fn unrecorded(&self) -> impl Iterator<Item = &Unrecorded> {
-        self.state.baseline.iter().flat_map(|b| b.unrecorded.iter())
     }
 
     fn entry(
@@ -182,9 +194,9 @@ impl Memory {
             Some(kept) if kept.mode == Mode::Link => (FileKind::Symlink, kept.size),
             Some(kept) => (FileKind::File, kept.size),
             None => {
-                let shown = show(path);
-                let size = self.unrecorded().find(|file| file.path == shown);
-                (FileKind::File, size.map_or(0, |file| file.size))
+                let manifest = self.manifest.as_ref();
+                let then = manifest.and_then(|m| m.unrecorded.get(&show(path)));
+                (FileKind::File, then.map_or(0, |file| file.size))
             }
         }
     }
@@ -199,11 +211,11 @@ impl Memory {
     ) -> Option<FileMark> {
         let manifest = self.manifest.as_ref()?;
         let Some(kept) = manifest.files.get(path) else {
-            let Some(then) = self.unrecorded().find(|file| file.path == shown) else {
+            if !manifest.unrecorded.contains_key(shown) {
                 return Some(FileMark::Added);
-            };
+            }
             return match now {
-                Now::File(stat) if Unrecorded::new(path, &Stamp::of(stat)) == *then => None,
+                Now::File(stat) if manifest.is_as_unrecorded(path, &Stamp::of(stat)) => None,
                 Now::Gone => Some(FileMark::Deleted),
                 Now::File(_) | Now::Link(..) | Now::Special(_) => Some(FileMark::Modified),
             };
@@ -214,11 +226,8 @@ impl Memory {
             Now::Link(_, target) => kept.mode == Mode::Link && blob_id(target) == kept.id,
             Now::File(stat) => {
                 let stamp = Stamp::of(stat);
-                let unread = self
-                    .unrecorded()
-                    .any(|file| file.path == shown && *file == Unrecorded::new(path, &stamp));
-                unread
-                    || (kept.mode == Mode::of_file(stat.st_mode)
+                manifest.is_as_unrecorded(path, &stamp)
+                    || (kept.mode == Mode::of_file(stat)
                         && kept.size == stamp.size
                         && stamp.size <= limits.file_bytes
                         && self.id(root, path, shown, &stamp) == Some(kept.id))

@@ -22,7 +22,7 @@ use super::git::Git;
 use super::layout::{Place, State, disk, latest, missing, place};
 use super::listing::{Memory, Page};
 use super::manifest::Manifest;
-use super::names::{components, show};
+use super::names::show;
 use super::prepare::prepare;
 use super::reading::read_content;
 use super::remove::remove_tree;
@@ -99,7 +99,7 @@ impl Workdirs for LocalWorkdirs {
             let limits = self.inner.settings.limits;
             blocking(None, move |stop| {
                 let page = Page {
-                    prefix: components(&memory.place.workdir, &prefix)?,
+                    prefix: memory.place.components(&prefix)?,
                     offset,
                     limit,
                 };
@@ -122,7 +122,7 @@ impl Workdirs for LocalWorkdirs {
             let settings = self.inner.settings.clone();
             blocking(None, move |_| {
                 let (place, _) = found(&settings, task)?;
-                let parts = components(&place.workdir, &path)?;
+                let parts = place.components(&path)?;
                 let root = place.open()?;
                 let (file, _) = open_asked(&root, &parts, &path)?;
                 let limit = limit.min(settings.limits.piece_bytes);
@@ -203,7 +203,7 @@ impl Inner {
                 ..Changes::default()
             });
         };
-        let manifest = Manifest::read(&git, &place.repository, &baseline.tree).await?;
+        let manifest = Manifest::of(&git, &place.repository, &baseline).await?;
         compare(Compare {
             git: &git,
             place: &place,
@@ -238,12 +238,12 @@ impl Inner {
         .await?;
         let manifest = match (&state.baseline, git) {
             (Some(baseline), Some(git)) => {
-                let read = Manifest::read(&git, &place.repository, &baseline.tree).await?;
+                let read = Manifest::of(&git, &place.repository, baseline).await?;
                 Some(Arc::new(read))
             }
             (None, _) | (_, None) => None,
         };
-        let memory = Arc::new(Memory::new(place, state, manifest));
+        let memory = Arc::new(Memory::new(place, manifest));
         let mut memories = self.memories();
         memories.retain(|(of, _)| *of != task);
         if memories.len() >= REMEMBERED {

@@ -6,9 +6,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use chargehand_actors::ports::WorkdirError;
+use rustix::fs::Stat;
 use sha1::{Digest as _, Sha1};
 
+use super::confined::Stamp;
 use super::git::{Git, succeed};
+use super::layout::{Baseline, Unrecorded};
+use super::names::show;
 use super::walk::Submodules;
 
 /// The largest listing of a tree that is read (a hundred thousand long paths).
@@ -35,12 +39,12 @@ impl Mode {
         }
     }
 
-    /// Of a regular file with these permission bits.
-    pub(super) const fn of_file(bits: u32) -> Self {
-        if bits & 0o100 == 0 {
-            Self::Plain
-        } else {
+    /// Of a regular file with these rights.
+    pub(super) fn of_file(stat: &Stat) -> Self {
+        if rustix::fs::Mode::from_raw_mode(stat.st_mode).contains(rustix::fs::Mode::XUSR) {
             Self::Executable
+        } else {
+            Self::Plain
         }
     }
 }
@@ -66,9 +70,35 @@ pub(super) struct Manifest {
     pub(super) files: BTreeMap<Vec<u8>, Kept>,
     /// By path.
     pub(super) submodules: Submodules,
+    /// Files that were there and that the tree does not hold, by shown path.
+    pub(super) unrecorded: BTreeMap<String, Unrecorded>,
 }
 
 impl Manifest {
+    /// Reads a baseline.
+    pub(super) async fn of(
+        git: &Git,
+        repository: &Path,
+        baseline: &Baseline,
+    ) -> Result<Self, WorkdirError> {
+        let mut manifest = Self::read(git, repository, &baseline.tree).await?;
+        let unrecorded = baseline.unrecorded.iter();
+        manifest.unrecorded = unrecorded
+            .map(|file| (file.path.clone(), file.clone()))
+            .collect();
+        Ok(manifest)
+    }
+
+    /// The file is one that the baseline does not hold, and was not touched since.
+    pub(super) fn is_as_unrecorded(&self, path: &[u8], stamp: &Stamp) -> bool {
+        // Most baselines hold everything: nothing is to be made then.
+        !self.unrecorded.is_empty()
+            && self
+                .unrecorded
+                .get(&show(path))
+                .is_some_and(|then| *then == Unrecorded::new(path, stamp))
+    }
+
     /// Reads a tree or commit of the store.
     pub(super) async fn read(
         git: &Git,

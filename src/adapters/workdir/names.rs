@@ -89,6 +89,14 @@ pub(super) fn components(root: &Path, text: &str) -> Result<Vec<Vec<u8>>, Workdi
     Ok(parts)
 }
 
+/// The path lies below one of the directories.
+pub(super) fn is_below_any(path: &[u8], directories: &[Vec<u8>]) -> bool {
+    directories.iter().any(|directory| {
+        path.strip_prefix(directory.as_slice())
+            .is_some_and(|rest| rest.starts_with(b"/"))
+    })
+}
+
 /// A refusal that names the path.
 pub(super) fn refused(path: &str, why: &str) -> WorkdirError {
     let shown: String = show(path.as_bytes()).chars().take(300).collect();

@@ -1,7 +1,8 @@
 //! Makes a workdir and takes its baseline.
 //!
 //! In: an attempt and what its workdir is filled with. Out: a filled workdir, and in the store a commit of what was in
-//! it before any worker came. The state file is written last: what has none is thrown away and made anew.
+//! it before any worker came. All of it is made beside its final place and moved there when it is finished: what is not
+//! there is made anew, and a git that outlived a killed Chargehand writes to a place that nobody looks at.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use super::clone::{clone, init_workdir};
 use super::copy::{check_directory, copy_directory};
 use super::git::{Git, run, succeed, word};
 use super::import::{IMPORT_REF, Import, import};
-use super::layout::{Baseline, Place, State, Unrecorded, disk, place};
+use super::layout::{Baseline, Place, State, Unrecorded, disk, making_place, place};
 use super::manifest::Manifest;
 use super::names::show;
 use super::remove::remove_tree;
@@ -48,12 +49,13 @@ pub(super) async fn prepare(
 }
 
 /// Removes what an attempt has in the workdirs and in the store.
-pub(super) async fn clear(place: &Place, hold: &Hold) -> Result<(), WorkdirError> {
-    let (workdirs, store) = (place.holder.clone(), place.store.clone());
+async fn clear(place: &Place, hold: &Hold) -> Result<(), WorkdirError> {
+    let place = place.clone();
     blocking(Some(Hold::clone(hold)), move |stop| {
-        // The store first: without its state file the rest counts as half-made.
-        remove_tree(&store, stop)?;
-        remove_tree(&workdirs, stop)
+        for path in place.remains()? {
+            remove_tree(&path, stop)?;
+        }
+        Ok(())
     })
     .await
 }
@@ -77,11 +79,12 @@ fn prepared(place: &Place, note: Option<String>) -> Prepared {
 
 async fn make(
     settings: &WorkdirSettings,
-    place: &Place,
+    last: &Place,
     hold: &Hold,
     source: Source,
 ) -> Result<Prepared, WorkdirError> {
-    clear(place, hold).await?;
+    clear(last, hold).await?;
+    let place = &making_place(settings, last.attempt);
     let at = place.clone();
     let set = settings.git.clone();
     let git = blocking(Some(Hold::clone(hold)), move |_| {
@@ -103,9 +106,13 @@ async fn make(
     let notes: Vec<String> = [note, told].into_iter().flatten().collect();
     let note = (!notes.is_empty()).then(|| notes.join("; "));
     let state = State::new(baseline, note.clone());
-    let at = place.clone();
-    blocking(Some(Hold::clone(hold)), move |_| at.save(&state)).await?;
-    Ok(prepared(place, note))
+    let (at, to) = (place.clone(), last.clone());
+    blocking(Some(Hold::clone(hold)), move |_| {
+        at.save(&state)?;
+        at.settle(&to)
+    })
+    .await?;
+    Ok(prepared(last, note))
 }
 
 /// Our bare repository, which looks at no attributes of any tree.
@@ -165,18 +172,19 @@ async fn fill(
 
 /// A copied directory keeps its repository, which must not work on the original; without one it gets a new one.
 async fn own_repository(git: &Git, place: &Place) -> Result<(), WorkdirError> {
-    let config = place.workdir.join(".git/config");
-    if !is_there(&config).await {
+    if !is_there(&place.workdir.join(".git/config")).await {
         return init_workdir(git, place, "main").await;
     }
-    let mut command = git.call();
-    command.arg("config").arg("--file").arg(&config).args([
-        "--no-includes",
-        "--unset-all",
-        "core.worktree",
-    ]);
-    // Fails when it is not set, which is the ordinary case.
-    run(command, 4096).await.map(drop)
+    for file in ["config", "config.worktree"] {
+        let mut command = git.call();
+        command
+            .args(["config", "--file"])
+            .arg(place.workdir.join(".git").join(file))
+            .args(["--no-includes", "--unset-all", "core.worktree"]);
+        // Fails when it is not set, which is the ordinary case.
+        run(command, 4096).await?;
+    }
+    Ok(())
 }
 
 async fn is_there(path: &Path) -> bool {
@@ -229,6 +237,7 @@ async fn take(
         commit,
         tree: imported.tree,
         unrecorded,
+        incomplete: note.clone(),
     };
     Ok((baseline, note))
 }

@@ -140,7 +140,7 @@ fn unlink(dir: BorrowedFd<'_>, name: &CStr) -> Result<bool, Errno> {
 }
 
 /// Gives the owner all rights to a directory, by a handle, so that a link in its place is not followed.
-fn open_up(dir: BorrowedFd<'_>, name: &CStr) {
+pub(super) fn open_up(dir: BorrowedFd<'_>, name: &CStr) {
     let handle = OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
     #[cfg(target_os = "linux")]
     let handle = handle | OFlags::PATH;

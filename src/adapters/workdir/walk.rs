@@ -205,6 +205,9 @@ where
             path: &path,
         };
         match file_type(&stat) {
+            FileType::RegularFile if device(&stat) != self.root_device => {
+                (self.visit)(Found::Unfit(&path, "another file system"))
+            }
             FileType::RegularFile => (self.visit)(Found::File(spot, stat)),
             FileType::Symlink if name.to_bytes().eq_ignore_ascii_case(b".gitmodules") => (self
                 .visit)(

@@ -328,7 +328,7 @@ fn waited(submitted: &Submitted, status: &TaskStatus, wait_ms: u64) -> ExecuteOu
         out.changes = ChangesOut::of(view);
     } else {
         out.timeout_hint = Some(format!(
-            "Not ended within {} seconds; it goes on. {}",
+            "Not ended within {} seconds; it goes on and {}.",
             wait_ms / 1_000,
             view.doing
         ));

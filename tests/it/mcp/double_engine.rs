@@ -34,17 +34,14 @@ struct Session {
 #[derive(Default)]
 pub(crate) struct DoubleEngine {
     sessions: Mutex<BTreeMap<String, Session>>,
+    prompts: Mutex<Vec<String>>,
     sink: Mutex<Option<SignalSink>>,
 }
 
 impl DoubleEngine {
     /// Texts of all prompts that any session got.
     pub(crate) fn prompts(&self) -> Vec<String> {
-        let sessions = self.sessions.lock().unwrap();
-        sessions
-            .values()
-            .flat_map(|session| session.prompts.iter().map(|(_, text)| text.clone()))
-            .collect()
+        self.prompts.lock().unwrap().clone()
     }
 
     fn tell(&self, session: &str, signal: Signal) {
@@ -205,9 +202,9 @@ impl Engine for Port {
             {
                 let mut sessions = self.0.sessions.lock().unwrap();
                 let session = sessions.get_mut(&id).ok_or(EngineError::SessionGone)?;
-                session
-                    .prompts
-                    .push((request.prompt.message_id, request.prompt.text));
+                let text = request.prompt.text;
+                self.0.prompts.lock().unwrap().push(text.clone());
+                session.prompts.push((request.prompt.message_id, text));
                 session.doing = doing;
             }
             self.0.tell(&id, Signal::Busy);

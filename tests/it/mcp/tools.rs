@@ -101,8 +101,15 @@ async fn every_tool_answers_a_whole_life() {
         for (field, value) in more.as_object().unwrap() {
             arguments[field] = value.clone();
         }
-        let answer = client.call(tool, arguments).await;
-        insta::assert_json_snapshot!(name, redacted(answer.body));
+        let mut answer = client.call(tool, arguments).await.body;
+        // Which observations are coalesced, and whether the clean-up is over, differs from run to run.
+        if let Some(Value::Array(events)) = answer.get_mut("recent_events") {
+            assert_eq!(events.len(), 5);
+            events.retain(|event| event["event"] == "task_completed");
+            answer["events_total"] = json!("[number]");
+            answer["steps"] = json!("[number]");
+        }
+        insta::assert_json_snapshot!(name, redacted(answer));
     }
     for (name, tool, arguments) in [
         (
@@ -192,13 +199,10 @@ async fn a_message_reaches_the_worker_and_ends_the_task() {
     assert_eq!(sent["delivery"], "sent");
     let status = client.until(&task, "completed").await;
     assert_eq!(status["messages_waiting"], 0);
+    let prompts = server.engine.prompts();
     assert!(
-        server
-            .engine
-            .prompts()
-            .iter()
-            .any(|text| text.contains("Stop waiting."))
-            || status["phase"] == "completed"
+        prompts.iter().any(|text| text.contains("Stop waiting.")),
+        "{prompts:?}"
     );
     let history = client
         .ok(

@@ -9,7 +9,9 @@ use chargehand_actors::event::{Changes, FileMark};
 use chargehand_actors::ports::{FileKind, Workdirs as _};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
-use super::support::{Disk, TASK, changed, git, marks, patch_gives_the_branch, upstream, write};
+use super::support::{
+    Disk, TASK, changed, git, marks, patch_gives_the_branch, try_git, upstream, write,
+};
 
 /// Makes a file when it is executed.
 fn trap(marker: &Path, name: &str) -> String {
@@ -33,7 +35,7 @@ fn arm(repository: &Path, git_dir: &str, marker: &Path, who: &str) {
          [filter \"evil\"]\n\tclean = {run}\n\tsmudge = {run}\n\tprocess = {run}\n\trequired = true\n\
          [diff]\n\texternal = {run}\n[diff \"evil\"]\n\ttextconv = {run}\n\tcommand = {run}\n\
          [merge \"evil\"]\n\tdriver = {run}\n[alias]\n\tdiff-tree = !{run}\n\tstatus = !{run}\n\
-         [credential]\n\thelper = !{run}\n[uploadpack]\n\tpackObjectsHook = {run}\n[include]\n\tpath = {run}\n"
+         [credential]\n\thelper = !{run}\n[uploadpack]\n\tpackObjectsHook = {run}\n"
     );
     write(repository, format!("{git_dir}/config"), config);
     write(
@@ -201,6 +203,13 @@ async fn nothing_of_a_hostile_tree_runs_and_the_result_is_right() {
         if path != "to_fifo" {
             assert!(marks(&list).contains(&(path.clone(), mark)), "{path}");
         }
+    }
+    // The traps are real: an ordinary git runs into them.
+    std::fs::remove_file(work.join(".gitmodules")).unwrap();
+    let _ = try_git(&work, &["status"]);
+    let _ = try_git(&work.join("nested"), &["status"]);
+    for who in ["own", "nested"] {
+        assert!(marker.join(who).exists(), "the trap of {who} is none");
     }
     disk.workdirs.remove(TASK).await.unwrap();
     assert!(!work.exists());

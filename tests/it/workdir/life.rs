@@ -1,5 +1,6 @@
 //! A workdir from its preparation to its removal.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -96,9 +97,78 @@ async fn a_finished_preparation_is_found_again_and_a_half_made_one_made_anew() {
 
     std::fs::remove_file(disk.dir.path().join(format!("store/{TASK}/1/state.json"))).unwrap();
     std::fs::write(disk.repository().join("HEAD"), "broken").unwrap();
+    // What a preparation that was killed in the middle leaves behind; the second is another attempt's.
+    for (area, name) in [
+        ("store", "1.making-x/repo.git"),
+        ("workdirs", "1.making-x/work/d"),
+        ("workdirs", "11.making-x"),
+    ] {
+        std::fs::create_dir_all(disk.dir.path().join(format!("{area}/{TASK}/{name}"))).unwrap();
+    }
     assert_eq!(disk.prepare(Source::Empty).await, work);
     assert!(!work.join("done").exists());
     assert_eq!(disk.collect().await, Changes::default());
+    let names = |area: &str| {
+        let dir = std::fs::read_dir(disk.dir.path().join(format!("{area}/{TASK}"))).unwrap();
+        let mut names: Vec<_> = dir.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names("store"), ["1"]);
+    assert_eq!(names("workdirs"), ["1", "11.making-x"]);
+}
+
+#[tokio::test]
+async fn files_beyond_the_limits_keep_a_true_mark() {
+    let limits = WorkdirLimits {
+        file_bytes: 1000,
+        total_bytes: 5000,
+        ..WorkdirLimits::default()
+    };
+    let disk = Disk::with(limits, None);
+    let work = disk
+        .prepare_with(|dir| {
+            for name in ["big_changed", "big_gone", "big_same", "big_shrunk"] {
+                write(dir, name, "x".repeat(2000));
+            }
+            for index in 0..6 {
+                write(dir, format!("f{index}"), "y".repeat(900));
+            }
+        })
+        .await;
+    assert_eq!(disk.collect().await.files, []);
+    assert!(marks(&disk.list().await).is_empty());
+    // New content uses the whole budget; what was there before is still told right.
+    for index in 0..6 {
+        write(&work, format!("a{index}"), "z".repeat(1000));
+    }
+    write(&work, "big_changed", "w".repeat(2000));
+    write(&work, "big_shrunk", "small\n");
+    std::fs::remove_file(work.join("big_gone")).unwrap();
+    write(&work, "f1", "Y".repeat(900));
+    let expected = [
+        ("a0", FileMark::Added),
+        ("a1", FileMark::Added),
+        ("a2", FileMark::Added),
+        ("a3", FileMark::Added),
+        ("a4", FileMark::Added),
+        ("a5", FileMark::Added),
+        ("big_changed", FileMark::Modified),
+        ("big_gone", FileMark::Deleted),
+        ("big_shrunk", FileMark::Modified),
+        ("f1", FileMark::Modified),
+    ]
+    .map(|(path, mark)| (path.to_owned(), mark));
+    let changes = disk.collect().await;
+    assert_eq!(changed(&changes), expected);
+    assert_eq!(marks(&disk.list().await), expected);
+    assert!(
+        changes
+            .left_out
+            .iter()
+            .any(|left| left.path == "a5" && left.reason.contains("together"))
+    );
+    patch_gives_the_branch(&disk, &changes);
 }
 
 #[tokio::test]
@@ -140,6 +210,8 @@ async fn a_deleted_moved_or_linked_repository_of_the_workdir_changes_nothing() {
     assert_eq!(disk.collect().await, expected);
     std::fs::remove_file(work.join(".git")).unwrap();
     write(&work, ".git", "gitdir: /etc\n");
+    assert_eq!(disk.collect().await, expected);
+    std::fs::set_permissions(&work, PermissionsExt::from_mode(0o000)).unwrap();
     assert_eq!(disk.collect().await, expected);
 }
 
@@ -185,7 +257,6 @@ async fn without_git_there_is_a_workdir_and_a_note() {
 
 #[tokio::test]
 async fn a_preparation_given_up_leaves_no_process_behind() {
-    use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
     let script = dir.path().join("git");
     let pids = dir.path().join("pids");

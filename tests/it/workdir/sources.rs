@@ -206,6 +206,8 @@ async fn hooks_and_filters_of_a_repository_do_not_run_while_it_is_cloned() {
     let work = disk.prepare(repository(&from, None)).await;
     assert_eq!(std::fs::read_to_string(work.join("a")).unwrap(), "1\n");
     assert!(!marker.exists());
+    let _ = try_git(&from, &["checkout", "-q", "--detach"]);
+    assert!(marker.exists(), "the traps are none");
 }
 
 #[tokio::test]

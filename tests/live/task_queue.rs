@@ -1,0 +1,76 @@
+//! Several tasks at once: never more than allowed, the others in fair order.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::harness_product::{Peak, Product, Setup, turns};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_limit_holds_and_callers_take_turns() {
+    let Some(product) = Product::start(Setup::default()).await else {
+        return;
+    };
+    let (greedy, modest) = (
+        product.client.of_agent("greedy"),
+        product.client.of_agent("modest"),
+    );
+    let script = || turns(json!([{"text": "Worked a while.", "delay_ms": 3_000}]));
+    // Once the engine is up, slots are given at once.
+    let warm = greedy
+        .submit(turns(json!([{"text": "Warm."}])), json!({}))
+        .await;
+    product.ended(&warm, "completed").await;
+    let (mut first, mut second) = (Vec::new(), Vec::new());
+    for _ in 0..6 {
+        first.push(greedy.submit(script(), json!({})).await);
+    }
+    for _ in 0..3 {
+        second.push(modest.submit(script(), json!({})).await);
+    }
+    let waiting = greedy.status(&first[5]).await;
+    assert_eq!(waiting["status"], "queued");
+    assert!(waiting["queue_position"].as_u64() > Some(1), "{waiting:#}");
+
+    let peak = Peak::default();
+    let watch = async {
+        loop {
+            let states = json!({"state": ["starting", "running", "input_required", "finishing"]});
+            let listed = greedy.ok("list_tasks", states).await;
+            peak.note(
+                "status",
+                usize::try_from(listed["count"].as_u64().unwrap()).unwrap(),
+            );
+            let requests = product.model.requests();
+            let open = requests
+                .iter()
+                .filter(|one| format!("{:?}", one.end) == "Open");
+            peak.note("model", open.count());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let all = async {
+        let mut started: Vec<(u64, char)> = Vec::new();
+        for (name, ids) in [('g', &first), ('m', &second)] {
+            for id in ids {
+                let seen: Value = product.ended(id, "completed").await;
+                started.push((seen["started_at"].as_u64().unwrap(), name));
+            }
+        }
+        started.sort_unstable();
+        started
+            .into_iter()
+            .map(|(_, name)| name)
+            .collect::<String>()
+    };
+    let order = tokio::select! {
+        order = all => order,
+        () = watch => unreachable!(),
+    };
+    // Three slots went to the only caller there was; then they take turns until one has nothing left.
+    assert_eq!(order, "gggmgmgmg");
+    assert_eq!(peak.of("status"), 3);
+    assert!((2..=3).contains(&peak.of("model")), "{}", peak.of("model"));
+    assert_eq!(product.model_calls(), 10);
+    product.stop().await;
+}
