@@ -6,6 +6,8 @@
 
 mod command;
 mod decide;
+#[cfg(test)]
+mod decide_tests;
 mod engine_input;
 mod input;
 mod observe;
