@@ -7,6 +7,7 @@ mod engines;
 mod failures;
 mod life;
 mod machine;
+mod machine_runs;
 mod outward;
 mod queue;
 mod simulation;

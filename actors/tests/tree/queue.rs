@@ -3,7 +3,7 @@
 use chargehand_actors::command::{ControlSignal, Submit};
 use chargehand_actors::error::TreeError;
 use chargehand_actors::event::Phase;
-use chargehand_actors::fakes::World;
+use chargehand_actors::fakes::{Fate, World};
 use chargehand_actors::ports::StopHow;
 
 use crate::stage::{Stage, sleep};
@@ -130,6 +130,30 @@ async fn one_of_many_submits_with_one_key_at_once_makes_the_task() {
     assert_eq!(fresh, 1);
     stage.reach(answers[0].task, Phase::Completed).await;
     stage.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slot_is_free_when_what_its_task_owned_is_gone_or_after_a_minute() {
+    let stage = limited(1, 1, 100).await;
+    let first = stage.submit("work 100").await;
+    let second = stage.submit("work 100").await;
+    stage
+        .world
+        .trouble
+        .always("engine.remove", Fate::FailBefore);
+    stage.reach(first, Phase::Completed).await;
+    sleep(50_000).await;
+    assert_eq!(
+        stage.phase(second).await,
+        Phase::Queued,
+        "the run may still go on"
+    );
+    stage.reach(second, Phase::Completed).await;
+    assert_eq!(stage.world.count(first, "attempt_removal_delayed"), 1);
+    assert_eq!(stage.world.count(first, "attempt_removed"), 0);
+    stage.world.trouble.clear();
+    let world = stage.end().await;
+    assert_eq!(world.count(first, "attempt_removed"), 1);
 }
 
 #[tokio::test(start_paused = true)]
