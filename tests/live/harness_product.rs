@@ -449,7 +449,13 @@ impl Client {
     pub(crate) async fn call(&self, tool: &str, arguments: Value) -> Result<Value, Value> {
         let params = json!({"name": tool, "arguments": arguments});
         let (text, _) = self.post("tools/call", Some(tool), Some(1), params).await;
-        let message: Value = serde_json::from_str(&text).unwrap();
+        // A client with a session is answered by a stream of events, whose last one is the answer.
+        let answer = text
+            .lines()
+            .rev()
+            .find_map(|line| line.strip_prefix("data: {"));
+        let answer = answer.map_or_else(|| text.clone(), |rest| format!("{{{rest}"));
+        let message: Value = serde_json::from_str(&answer).unwrap();
         let result = &message["result"];
         let told = result["content"][0]["text"].as_str();
         let told: Value = told.map_or_else(
