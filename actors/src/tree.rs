@@ -210,6 +210,26 @@ impl Tree {
         }
     }
 
+    /// Kills one of the actors below root by its name, as a bug in it would. For tests of the rebuild.
+    #[cfg(feature = "fakes")]
+    pub fn kill_core(&self, name: &str) {
+        fn kill<M: ractor::Message>(handle: &Handle<M>) {
+            if let Some(actor) = handle.actor() {
+                actor.kill();
+            }
+        }
+        let wires = &self.handle.wires;
+        match name {
+            "reaper" => kill(&wires.reaper),
+            "journal" => kill(&wires.journal),
+            "admission" => kill(&wires.admission),
+            "registry" => kill(&wires.registry),
+            "tasks" => kill(&wires.tasks),
+            "engines" => kill(&wires.engines),
+            _ => {}
+        }
+    }
+
     /// Ends everything at once, as a crash would: no handler runs on, nothing is flushed. For tests of recovery.
     #[cfg(feature = "fakes")]
     pub async fn crash(self) {

@@ -35,10 +35,12 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Locks the data directory, opens the journal, prepares the engines; starts none.
+    /// Locks the data directory, opens the journal, prepares the engines; starts none. `worker` says how long a worker
+    /// outlives a Chargehand that was killed.
     pub(crate) async fn open(
         settings: &Settings,
         progress: InstallProgress,
+        worker: WorkerSettings,
     ) -> Result<Self, CliError> {
         let data = DataDir::lock(&settings.data.dir).map_err(server)?;
         let directory = data.path().to_owned();
@@ -58,7 +60,7 @@ impl World {
                 opencode: opencode(local)?,
                 instance: instance.clone(),
                 install_progress: progress,
-                worker: WorkerSettings::default(),
+                worker,
             })));
         }
         if let Some(remote) = &settings.engines.remote {

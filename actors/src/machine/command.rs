@@ -174,20 +174,22 @@ impl Machine {
         }
     }
 
-    /// The run goes on with a new prompt; what the worker had not taken up is sent again under new ids.
+    /// The run goes on with a new prompt; what is not in the session is sent again under new ids.
     fn prompts_after_pause(&mut self, cx: &mut Context<'_>, out: &mut Step) {
         let unread: Vec<(String, Option<String>)> = self
             .state
             .prompts
             .iter()
-            .filter(|record| record.is_open())
+            .filter(|record| record.is_open() && !record.seen)
             .map(|record| (record.prompt.text.clone(), record.prompt.carries.clone()))
             .collect();
         let first_unread = self
             .state
             .prompts
             .iter()
-            .find(|record| record.prompt.kind == PromptKind::First && record.is_open())
+            .find(|record| {
+                record.prompt.kind == PromptKind::First && record.is_open() && !record.seen
+            })
             .map(|record| record.prompt.text.clone());
         match first_unread {
             Some(text) => self.want_prompt(PromptKind::First, text, None, cx, out),

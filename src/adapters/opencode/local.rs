@@ -301,7 +301,7 @@ impl LocalEngine {
             process,
             version,
         };
-        let note = adopted.then(|| "took over the worker of an earlier Chargehand".to_owned());
+        let note = adopted.then(|| adoption_note(&running.process));
         let ready = ready(&running, note);
         self.set_running(Some(running));
         Ok(ready)
@@ -551,6 +551,17 @@ fn ready(running: &Running, note: Option<String>) -> EngineReady {
         version: running.version.to_string(),
         worker: running.driver.worker.clone(),
         note,
+    }
+}
+
+fn adoption_note(process: &ProcessRecord) -> String {
+    let note = "took over the worker of an earlier Chargehand";
+    if process.guard.is_alive() {
+        note.to_owned()
+    } else {
+        format!(
+            "{note}; its guard is gone, so it does not end by itself if Chargehand is killed and stays away"
+        )
     }
 }
 
