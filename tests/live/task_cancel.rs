@@ -1,4 +1,5 @@
 //! A cancel takes effect in every phase, at once and for good: the worker stops, nothing of it is left, the slot is free.
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,5 @@
 //! `kill -9` of Chargehand, of OpenCode, and of both: every task is taken over and ends once.
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 use std::path::Path;
 use std::time::Duration;

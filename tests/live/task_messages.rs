@@ -1,4 +1,5 @@
 //! Messages of the planner to a running worker, and what the worker asks back.
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 use serde_json::{Value, json};
 

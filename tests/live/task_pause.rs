@@ -1,4 +1,5 @@
 //! Pause and resume, and the limit of the running time.
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 use std::time::{Duration, Instant};
 
