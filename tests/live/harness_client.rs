@@ -4,6 +4,7 @@
 //! checked to be complete and in order.
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -308,6 +309,11 @@ pub(crate) fn task(script: Value, more: Value) -> Value {
 /// Turns without anything else.
 pub(crate) fn turns(turns: Value) -> Value {
     json!({"turns": turns})
+}
+
+/// A shell command that waits for a file.
+pub(crate) fn wait_for(gate: &Path) -> String {
+    format!("until [ -e '{}' ]; do sleep 0.05; done", gate.display())
 }
 
 /// The id in an answer of `opencode_execute_task`.

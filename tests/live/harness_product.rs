@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::harness::{chargehand, opencode};
-pub(crate) use crate::harness_client::{Client, id_of, task, turns};
+pub(crate) use crate::harness_client::{Client, id_of, task, turns, wait_for};
 pub(crate) use crate::harness_outside::{
     PATIENCE, Peak, Worker, alive, gone_from, lines, processes, signal_to, until, working_in,
 };

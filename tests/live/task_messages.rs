@@ -4,8 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::harness::bash;
-use crate::harness_product::{Product, Setup, turns};
-use crate::task_files::wait_for;
+use crate::harness_product::{Product, Setup, turns, wait_for};
 
 /// A script whose outcome depends on a message that says "blue".
 fn red_or_blue(first: &Value) -> Value {

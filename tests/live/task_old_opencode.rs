@@ -9,8 +9,7 @@ use std::process::Command;
 use serde_json::json;
 
 use crate::harness::bash;
-use crate::harness_product::{Product, Setup, turns, until};
-use crate::task_files::wait_for;
+use crate::harness_product::{Product, Setup, turns, until, wait_for};
 
 /// The program of a version; none = skipped.
 fn installed(version: &str) -> Option<PathBuf> {

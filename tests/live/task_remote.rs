@@ -9,7 +9,7 @@ use chargehand::scripted_model::{ScriptedModel, opencode_provider_config};
 use serde_json::{Value, json};
 
 use crate::harness::{bash, opencode};
-use crate::harness_product::{Product, Setup, Worker, turns, until};
+use crate::harness_product::{Product, Setup, Worker, turns, until, wait_for};
 
 /// An `opencode serve` of the test's own. Ended when dropped.
 struct Foreign {
@@ -216,7 +216,7 @@ async fn chargehand_is_killed_with_a_remote_task_running() {
     };
     let mut product = Product::start(setup).await.unwrap();
     let gate = place.path().join("gate");
-    let script = turns(json!([bash(&crate::task_files::wait_for(&gate)), {"text": "Taken over."}]));
+    let script = turns(json!([bash(&wait_for(&gate)), {"text": "Taken over."}]));
     let id = product.client.submit(script, json!({})).await;
     product
         .client
