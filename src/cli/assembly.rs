@@ -57,7 +57,7 @@ impl World {
                 name: EngineName::new("local"),
                 data_dir: directory.clone(),
                 binary: local.opencode.clone(),
-                opencode: opencode(local)?,
+                opencode: opencode(local),
                 instance: instance.clone(),
                 install_progress: progress,
                 worker,
@@ -107,27 +107,21 @@ impl World {
     }
 }
 
-fn opencode(local: &LocalEngineSettings) -> Result<OpencodeSettings, CliError> {
-    let mut environment = Vec::new();
-    for (name, value) in &local.env {
-        // The worker's environment is taken from ours by name.
-        if std::env::var(name).is_ok_and(|ours| ours == value.expose()) {
-            environment.push(name.clone());
-        } else {
-            return Err(CliError::Usage(format!(
-                "engines.local.env.{name} must also be set to the same value in Chargehand's own environment"
-            )));
-        }
-    }
+fn opencode(local: &LocalEngineSettings) -> OpencodeSettings {
+    let environment = local
+        .env
+        .iter()
+        .map(|(name, value)| (name.clone(), Secret::new(value.expose())))
+        .collect();
     let config = (!local.opencode_config.is_empty())
         .then(|| serde_json::Value::Object(local.opencode_config.clone()));
-    Ok(OpencodeSettings {
+    OpencodeSettings {
         model: local.model.as_deref().and_then(model),
         small_model: local.small_model.as_deref().and_then(model),
         config,
         environment,
         ..OpencodeSettings::default()
-    })
+    }
 }
 
 fn model(text: &str) -> Option<ModelRef> {

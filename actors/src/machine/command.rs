@@ -261,13 +261,17 @@ impl Machine {
         signal: ControlSignal,
         out: &mut Step,
     ) {
+        let phase = self.state.phase;
         let reply = match self.state.refuses(signal) {
-            Some(why) => Reply::Refused(Refusal::Phase(why.to_owned())),
-            None => Reply::Control(ControlOutcome {
-                phase: self.state.phase,
+            None if phase == Phase::Cancelled => Reply::Control(ControlOutcome {
+                phase,
                 pause: None,
                 already: true,
             }),
+            why => {
+                let why = why.unwrap_or("it has ended; there is nothing left to cancel");
+                Reply::Refused(Refusal::Phase(why.to_owned()))
+            }
         };
         out.effects.push(Effect::Reply(ticket, reply));
     }

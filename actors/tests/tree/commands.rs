@@ -299,7 +299,7 @@ async fn every_way_for_a_run_to_end_has_its_state_and_reason() {
     check("loop", Phase::Failed, Some(Watchdog)).await;
     check("refuse", Phase::Failed, Some(Engine)).await;
     check("lost", Phase::Failed, Some(Engine)).await;
-    check("hang", Phase::Timeout, None).await;
+    check("hang", Phase::Timeout, Some(Watchdog)).await;
     check("retry 30000; work 10", Phase::Completed, None).await;
     check("cold 17000; work 10", Phase::Completed, None).await;
 }
