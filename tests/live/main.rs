@@ -5,6 +5,8 @@ mod engine_control;
 mod engine_recovery;
 mod engine_turns;
 mod harness;
+mod harness_client;
+mod harness_outside;
 mod harness_product;
 mod task_answers;
 mod task_cancel;

@@ -4,7 +4,7 @@
 //! carry this instance are touched. With a path mapping the server sees our workdirs under another path, which is proved with
 //! a file of a random name; without one it is taken to see them under the same path.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
@@ -177,7 +177,7 @@ impl RemoteEngine {
 }
 
 fn map_path(mapping: &PathMapping, directory: &str) -> Result<String, EngineError> {
-    let below = std::path::Path::new(directory)
+    let below = Path::new(directory)
         .strip_prefix(&mapping.ours)
         .map_err(|_| {
             EngineError::Refused(format!(
@@ -274,8 +274,14 @@ impl Engine for RemoteEngine {
         directory: Option<String>,
     ) -> PortFuture<'_, Result<(), EngineError>> {
         Box::pin(async move {
+            // A session that nobody owns any more comes from the server's own list, with the server's path.
             let directory = directory
-                .map(|directory| self.theirs(&directory))
+                .map(|directory| match &self.settings.path_map {
+                    Some(mapping) if Path::new(&directory).starts_with(&mapping.theirs) => {
+                        Ok(directory)
+                    }
+                    _ => self.theirs(&directory),
+                })
                 .transpose()?;
             self.driver()?.remove(attempt, session, directory).await
         })
