@@ -69,10 +69,15 @@ pub(crate) async fn measure() {
     row("stop", "ms", &seen.stopped, conditions);
     way_to_the_worker(&seen);
     overhead(&seen);
-    section("Where the time of these tasks goes (times of events)");
-    for (what, from, to) in SPANS {
-        let times: Vec<f64> = seen.later.iter().map(|one| one.between(from, to)).collect();
-        row(what, "ms", &times, &format!("{from} -> {to}"));
+    for (whose, tasks) in [
+        ("tasks in a new directory", &seen.later),
+        ("the first task of a new OpenCode", &seen.first),
+    ] {
+        section(&format!("Where the time goes: {whose} (times of events)"));
+        for (what, from, to) in SPANS {
+            let times: Vec<f64> = tasks.iter().map(|one| one.between(from, to)).collect();
+            row(what, "ms", &times, &format!("{from} -> {to}"));
+        }
     }
 }
 
