@@ -235,4 +235,23 @@ fn overhead(seen: &Seen) {
     );
     let conditions = "delegated - direct, both in new directories, by pairs";
     row("OWN OVERHEAD", "ms", &less(&later, &cold), conditions);
+    // OpenCode's run varies more than our part of it, so the two are also told apart.
+    let runs: Vec<f64> = seen.later.iter().map(Steps::run).collect();
+    let direct_runs = part(&seen.cold, |one| one.run);
+    let outside = less(&less(&later, &runs), &less(&cold, &direct_runs));
+    let conditions = "the same without the runs (prompt taken -> idle)";
+    row(
+        "  of it: outside OpenCode's run",
+        "ms",
+        &outside,
+        conditions,
+    );
+    let longer = less(&runs, &direct_runs);
+    let conditions = "run delegated - run direct, by pairs; mostly noise";
+    row(
+        "  of it: a longer run of OpenCode",
+        "ms",
+        &longer,
+        conditions,
+    );
 }
