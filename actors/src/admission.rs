@@ -380,6 +380,9 @@ impl AdmissionState {
     }
 
     fn dispatch(&mut self) {
+        if self.closed {
+            return;
+        }
         let engines = &self.engines;
         while let Some(task) = self
             .ledger

@@ -15,7 +15,7 @@ use crate::admission::AdmissionMsg;
 use crate::board::{ActorKind, Slot};
 use crate::event::Event;
 use crate::handle::{Handle, Inbox};
-use crate::id::{AttemptId, BatchId, EngineName, WorkerId};
+use crate::id::{AttemptId, BatchId, EngineName, WallTime, WorkerId};
 use crate::jobs::{JobEnd, Jobs};
 use crate::journal::{JournalMsg, NewBatch};
 use crate::ports::{
@@ -29,7 +29,7 @@ use crate::view::HealthState;
 use crate::wiring::Wires;
 
 /// Starting may install the engine first.
-const START_DEADLINE: Duration = Duration::from_secs(900);
+const START_DEADLINE: Duration = Duration::from_secs(1_800);
 const OWNED_DEADLINE: Duration = Duration::from_secs(60);
 /// A stream is meant to last; it is opened anew once a day at the latest.
 const WATCH_DEADLINE: Duration = Duration::from_secs(24 * 3600);
@@ -37,6 +37,8 @@ const WATCH_DEADLINE: Duration = Duration::from_secs(24 * 3600);
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
 /// The stream is cut when this many of its signals wait: the tasks then read the records instead.
 const STREAM_GATE: u64 = 20_000;
+/// A stream that breaks sooner than this, in milliseconds, is opened anew only after a back-off.
+const STREAM_LASTED_MS: u64 = 5_000;
 /// An output piece is dropped for a task with this many messages waiting.
 const TEXT_GATE: u64 = 1_000;
 
@@ -83,7 +85,8 @@ pub(crate) struct EngineState {
     ready: Option<EngineReady>,
     reconciled: bool,
     sweeping: bool,
-    open: bool,
+    /// Since when the stream is open.
+    open: Option<WallTime>,
     failures: u32,
     unknown: u64,
 }
@@ -118,7 +121,7 @@ impl Actor for EngineActor {
             ready: None,
             reconciled: false,
             sweeping: false,
-            open: false,
+            open: None,
             failures: 0,
             unknown: 0,
             wires: args.wires,
@@ -325,8 +328,7 @@ impl EngineState {
     }
 
     fn opened(&mut self, worker: WorkerId) {
-        self.open = true;
-        self.failures = 0;
+        self.open = Some(self.wires.now());
         let version = self
             .ready
             .as_ref()
@@ -368,7 +370,10 @@ impl EngineState {
             Err(error) => format!("its event stream broke: {error}"),
         };
         tracing::info!(engine = %self.name, why, "reconnecting");
-        if std::mem::take(&mut self.open) {
+        let opened = self.open.take();
+        let lasted = opened.is_some_and(|at| self.wires.now().ms_since(at) >= STREAM_LASTED_MS);
+        if lasted {
+            self.failures = 0;
             self.start();
         } else {
             self.failed(&why);

@@ -25,6 +25,8 @@ const TRIES: u32 = 8;
 /// How far a call got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Told {
+    /// Everything that was in the journal when it began, the task's end included.
+    End,
     /// Everything that was in the journal when it began.
     All,
     /// A page; there is more.
@@ -161,7 +163,9 @@ impl LaneState {
         self.busy = false;
         match end.or_else(OutwardError::Transient) {
             Ok(told) => {
-                if told == Told::All {
+                // Bookkeeping after the end starts an actor anew that was told of no end.
+                self.is_final |= told == Told::End;
+                if told != Told::Part {
                     self.done = Some(self.calling);
                     self.slot.set_last_event(self.calling);
                 }
@@ -193,7 +197,7 @@ impl LaneState {
 async fn call(wires: Wires, projection: Projection, task: TaskId) -> Result<Told, OutwardError> {
     let journal = &wires.ports.journal;
     let transient = |error: JournalError| OutwardError::Transient(error.to_string());
-    let cursor_name = format!("{}:{task}", projection.label());
+    let cursor_name = projection.cursor(task);
     let cursor = journal
         .cursor(cursor_name.clone())
         .await
@@ -204,8 +208,13 @@ async fn call(wires: Wires, projection: Projection, task: TaskId) -> Result<Told
     };
     // Bookkeeping after the end is in the record but not in the row: there may be nothing to tell.
     let newest = view.last_event;
+    let all = if view.phase.is_final() {
+        Told::End
+    } else {
+        Told::All
+    };
     if cursor >= newest {
-        return Ok(Told::All);
+        return Ok(all);
     }
     let reached = match projection {
         Projection::Memory => {
@@ -240,9 +249,5 @@ async fn call(wires: Wires, projection: Projection, task: TaskId) -> Result<Told
         .set_cursor(cursor_name, reached)
         .await
         .map_err(transient)?;
-    Ok(if reached >= newest {
-        Told::All
-    } else {
-        Told::Part
-    })
+    Ok(if reached >= newest { all } else { Told::Part })
 }

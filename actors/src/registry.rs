@@ -369,7 +369,8 @@ impl RegistryState {
         }
     }
 
-    /// An attempt is live when its task is, and it is the task's current one on that engine.
+    /// An attempt is live when its task is, and it is the task's current one on that engine. A second session of a live
+    /// attempt is neither adopted nor stale: it is removed with the attempt, for an attempt is removed as a whole.
     fn reconcile(
         &self,
         engine: &EngineName,
@@ -382,17 +383,14 @@ impl RegistryState {
                 .entries
                 .get(&attempt.attempt.task)
                 .is_some_and(|entry| {
-                    let recorded = entry.state.session.as_ref().map(|session| &session.id);
-                    let found = attempt.session.as_ref().map(|session| &session.id);
                     !entry.state.phase.is_final()
                         && entry.state.spec.engine == *engine
                         && entry.state.attempt == attempt.attempt.number
-                        && (recorded.is_none() || found.is_none() || recorded == found)
                 });
-            if is_live {
-                live.push(attempt.attempt);
-            } else {
+            if !is_live {
                 stale.push(attempt);
+            } else if !live.contains(&attempt.attempt) {
+                live.push(attempt.attempt);
             }
         }
         (live, stale)

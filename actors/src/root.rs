@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::admission::{Admission, AdmissionArgs};
 use crate::board::{ActorKind, Slot};
@@ -37,8 +37,8 @@ const PROJECTIONS: [Projection; 3] = [Projection::Memory, Projection::Rooms, Pro
 pub(crate) enum RootMsg {
     /// Nothing can be made durable any more.
     JournalFailed(String),
-    /// An ordered stop has begun: nobody is started again.
-    Stopping,
+    /// An ordered stop has begun: nobody is started again. Told when that is so.
+    Stopping(oneshot::Sender<()>),
     /// Back-off of a rebuild is over.
     Rebuild,
     Loaded(JobEnd<Result<Loaded, JournalError>>),
@@ -154,18 +154,17 @@ impl Actor for Root {
         state.inbox.took();
         match message {
             RootMsg::JournalFailed(why) => state.fail(&why),
-            RootMsg::Stopping => {
+            RootMsg::Stopping(reply) => {
                 state.stopping = true;
                 state.slot.set_phase("stopping");
+                let _ = reply.send(());
             }
             RootMsg::Rebuild => state.load(),
             RootMsg::Loaded(end) => match end.or_else(JournalError::Read) {
                 Ok(loaded) => state.build(&myself, Record::fold(loaded)).await?,
                 Err(error) => state.fail(&error.to_string()),
             },
-            RootMsg::RestartOutward(index) => {
-                state.spawn_outward(&myself, index, Vec::new()).await?
-            }
+            RootMsg::RestartOutward(index) => state.spawn_outward(&myself, index).await?,
         }
         Ok(())
     }
@@ -219,10 +218,6 @@ impl RootState {
             .iter()
             .map(|(state, _)| state.clone())
             .collect();
-        let cursors = states
-            .iter()
-            .map(|state| (state.id, state.last_event, state.phase.is_final()))
-            .collect::<Vec<_>>();
         let live = states
             .iter()
             .filter(|state| state.needs_actor())
@@ -294,7 +289,7 @@ impl RootState {
             self.core.insert(cell.get_id(), (name, cell));
         }
         for index in 0..PROJECTIONS.len() {
-            self.spawn_outward(myself, index, cursors.clone()).await?;
+            self.spawn_outward(myself, index).await?;
         }
         self.slot.set_phase("ready");
         Ok(())
@@ -304,7 +299,6 @@ impl RootState {
         &mut self,
         myself: &ActorRef<RootMsg>,
         index: usize,
-        tasks: Vec<(TaskId, EventNumber, bool)>,
     ) -> Result<(), ActorProcessingErr> {
         let Some(projection) = PROJECTIONS.get(index).copied() else {
             return Ok(());
@@ -321,7 +315,6 @@ impl RootState {
             wires: Arc::clone(&self.wires),
             parent: self.slot.id(),
             restarts,
-            tasks,
         };
         let (actor, _) =
             Actor::spawn_linked(None, Outward(projection), args, myself.get_cell()).await?;

@@ -8,17 +8,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::sync::oneshot;
 
 use crate::admission::AdmissionMsg;
 use crate::board::{ActorKind, Slot};
 use crate::error::TreeError;
 use crate::event::{CommittedEvent, Event, Phase};
 use crate::handle::{Handle, Inbox};
-use crate::id::{BatchId, EngineName, EventNumber, TaskId, WorkerId};
+use crate::id::{AttemptId, BatchId, EngineName, EventNumber, TaskId, WorkerId};
 use crate::jobs::{JobEnd, Jobs};
 use crate::journal::{JournalMsg, NewBatch};
 use crate::machine::{Input, TaskState};
 use crate::ports::JournalError;
+use crate::reaper::{ReaperMsg, Removal};
 use crate::supervision::{Deaths, Decision, RestartPolicy};
 use crate::task::{Task, TaskArgs, TaskCommand, TaskMsg};
 use crate::view::TaskView;
@@ -340,7 +342,13 @@ impl TasksState {
     /// Reads the task's record again.
     fn load(&mut self, task: TaskId, how: Reload) {
         let journal = Arc::clone(&self.wires.ports.journal);
+        // What the dead actor gave to the journal must be in the record that its successor folds.
+        let (reply, flushed) = oneshot::channel();
+        self.wires.journal.tell(JournalMsg::Flush(reply));
         let read = async move {
+            flushed.await.map_err(|_| {
+                JournalError::Read("the journal ended before the record was complete".to_owned())
+            })?;
             let row = journal.task(task).await?;
             let events = journal.events(task, EventNumber::ZERO, 0, ALL_EVENTS).await;
             // An unreadable record still has its row, which is enough to end the task.
@@ -400,6 +408,18 @@ impl TasksState {
         row.doing = "was given up on".to_owned();
         row.events_total += 1;
         let running_ms = row.running_ms;
+        let removal = (row.attempt > 0).then(|| Removal {
+            engine: row.spec.engine.clone(),
+            attempt: AttemptId {
+                task,
+                number: row.attempt,
+            },
+            // The row has no whole session; the engine finds it by its owner.
+            session: None,
+            directory: row.directory.clone(),
+            owned_by_task: true,
+        });
+        let reaper = self.wires.reaper.clone();
         let event = Event::TaskFailed {
             failure,
             result: None,
@@ -410,7 +430,11 @@ impl TasksState {
             task: Some(task),
             events: vec![(now, event)],
             row: Some(Box::new(row)),
-            ack: None,
+            ack: Some(Box::new(move |_| {
+                if let Some(removal) = removal {
+                    reaper.tell(ReaperMsg::Remove(removal));
+                }
+            })),
         }));
     }
 }

@@ -14,9 +14,9 @@ use super::args::{DemoArgs, GlobalArgs};
 use super::client::AGENT;
 use super::embedded::{ModelChoice, OwnServer, provider_keys};
 use super::error::{CliError, Exit};
-use super::follow::Interrupts;
+use super::follow::{Interrupts, follow};
 use super::leftovers;
-use super::run::{submit, watch};
+use super::run::{show_result, submit};
 use super::sample;
 use super::terminal::{BOLD, CYAN, DIM, GREEN, RED, Screen, YELLOW, duration, paint, say};
 
@@ -43,10 +43,7 @@ pub(crate) async fn demo(global: &GlobalArgs, args: &DemoArgs) -> Result<Exit, C
     };
     let screen = Screen::new(true, false);
     let mut interrupts = Interrupts::listen()?;
-    let own = tokio::select! {
-        own = OwnServer::start(&args.config, model, &screen) => own?,
-        () = interrupts.next() => return Err(CliError::Interrupted),
-    };
+    let own = OwnServer::start(&args.config, model, &screen, &mut interrupts).await?;
     let ready = begun.elapsed();
     let result = async {
         let mut request = json!({
@@ -59,20 +56,21 @@ pub(crate) async fn demo(global: &GlobalArgs, args: &DemoArgs) -> Result<Exit, C
             request["model"] = json!(model);
         }
         let task: Accepted = own.client().decode(submit(own.client(), request).await?)?;
-        watch(
-            own.client(),
-            &task.task_id,
-            screen,
-            &mut interrupts,
-            global.json,
-        )
-        .await
+        let mut followed = follow(own.client(), &task.task_id, &screen, &mut interrupts).await?;
+        drop(screen);
+        if let (false, Some(changes)) = (args.keep, &mut followed.status.changes) {
+            // They are removed in a moment.
+            changes.patch_file = None;
+            changes.branch = None;
+        }
+        show_result(own.client(), &followed, global.json).await?;
+        Ok(Exit::of_status(&followed.status.status))
     }
     .await;
     let worked = begun.elapsed();
     let home = own.directory().to_owned();
-    own.stop(matches!(result, Err(CliError::Interrupted)))
-        .await?;
+    let at_once = matches!(result, Err(CliError::Interrupted));
+    own.stop(&mut interrupts, at_once).await;
     let clean = all_gone(&home).await;
     farewell(args, &home, ready, worked, begun.elapsed());
     let exit = result?;
@@ -81,7 +79,7 @@ pub(crate) async fn demo(global: &GlobalArgs, args: &DemoArgs) -> Result<Exit, C
 
 fn introduce(keys: &[String], model: Option<&str>, project: &Path) {
     let model = match keys {
-        [] => "the built-in SCRIPTED model: it follows a fixed script, needs no key, and nothing leaves this machine"
+        [] => "the built-in SCRIPTED model: a fixed script, no key; nothing leaves this machine"
             .to_owned(),
         keys => format!(
             "{} (key from {}); --scripted uses the built-in script instead",
@@ -100,9 +98,28 @@ fn introduce(keys: &[String], model: Option<&str>, project: &Path) {
         ("task", sample::TASK.to_owned()),
     ];
     for (name, text) in lines {
-        say(&format!("  {} {text}", paint(CYAN, format!("{name:<8}"))));
+        let mut name = name;
+        for line in wrapped(&text, 100) {
+            say(&format!("  {} {line}", paint(CYAN, format!("{name:<8}"))));
+            name = "";
+        }
     }
     say("");
+}
+
+/// Breaks a text between words into lines of about `width` characters.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + word.chars().count() < width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }
 
 /// Waits until nothing belongs to `home` any more, and says what was found.

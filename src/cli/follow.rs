@@ -11,13 +11,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::answers::TaskStatus;
 use super::client::Client;
 use super::error::CliError;
-use super::progress::Progress;
+use super::progress::{Progress, Words};
 use super::terminal::{Screen, YELLOW, paint};
 
 /// How long one question waits for news.
 const WAIT_SECONDS: u64 = 15;
-/// How often the changing line is drawn.
-const TICK: Duration = Duration::from_millis(250);
+/// How often the changing line is drawn and the worker listened to.
+const TICK: Duration = Duration::from_millis(400);
 /// How long a server that stopped answering is asked again.
 const RECONNECT: Duration = Duration::from_secs(60);
 
@@ -65,6 +65,7 @@ pub(crate) async fn follow(
     let mut wait = 0;
     let mut cancel_asked = false;
     let mut lost_since: Option<Instant> = None;
+    let mut words = Some(Words::default());
     loop {
         let question = ask(client, task, progress.seen(), wait);
         tokio::pin!(question);
@@ -78,7 +79,8 @@ pub(crate) async fn follow(
                     cancel_asked = true;
                     cancel(client, task, screen, interrupts).await?;
                 }
-                () = tokio::time::sleep(TICK), if screen.is_live() => {
+                () = tokio::time::sleep(TICK) => {
+                    hear(client, task, screen, &mut words).await;
                     screen.status(progress.spinner(elapsed(begun)));
                 }
             }
@@ -86,6 +88,7 @@ pub(crate) async fn follow(
         match answer {
             Ok(status) => {
                 lost_since = None;
+                hear(client, task, screen, &mut words).await;
                 for line in progress.update(status) {
                     screen.line(&line);
                 }
@@ -114,6 +117,21 @@ pub(crate) async fn follow(
             }
             Err(error) => return Err(error),
         }
+    }
+}
+
+/// Shows what the worker said since the last time. Only operators may listen; nobody else is told so again and again.
+async fn hear(client: &Client, task: &str, screen: &Screen, words: &mut Option<Words>) {
+    let Some(heard) = words else { return };
+    match client.text(task, "output", heard.offset()).await {
+        Ok(piece) => {
+            for line in heard.take(&piece) {
+                screen.line(&line);
+            }
+        }
+        Err(CliError::Unauthorized { .. }) => *words = None,
+        // There is none yet, or the server is away: the status tells.
+        Err(_) => {}
     }
 }
 

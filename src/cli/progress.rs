@@ -4,7 +4,7 @@
 
 use anstyle::Style;
 
-use super::answers::{EventLine, TaskStatus};
+use super::answers::{EventLine, TaskStatus, Text};
 use super::terminal::{
     BOLD, CYAN, DIM, GREEN, RED, YELLOW, clean, duration, one_line, paint, phase_style,
 };
@@ -106,6 +106,37 @@ impl Progress {
     }
 }
 
+/// The worker's words as they come, cut into lines.
+#[derive(Default)]
+pub(crate) struct Words {
+    offset: u64,
+    rest: String,
+}
+
+impl Words {
+    /// Where to read on.
+    pub(crate) const fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Takes a piece in; the lines that it completes. The last line of an answer has no end: it is shown as the answer.
+    pub(crate) fn take(&mut self, piece: &Text) -> Vec<String> {
+        self.offset = piece.next_offset.max(self.offset);
+        self.rest.push_str(&piece.text);
+        let Some(end) = self.rest.rfind('\n') else {
+            return Vec::new();
+        };
+        let rest = self.rest.split_off(end + 1);
+        let lines = std::mem::replace(&mut self.rest, rest);
+        lines
+            .lines()
+            // Finished tools are told by events, with their time.
+            .filter(|line| !line.trim().is_empty() && !line.starts_with("[done: "))
+            .map(|line| paint(DIM, format!("{:>12} {}", "│", one_line(line, WIDTH))).to_string())
+            .collect()
+    }
+}
+
 /// `1 file`, `2 files`.
 pub(crate) fn plural(n: u64, word: &str) -> String {
     if n == 1 {
@@ -175,5 +206,98 @@ fn tool_count(message: &str) -> u64 {
         // The sentence names three and counts the rest.
         Some(more) => 3 + more,
         None => body.split("; ").count().min(3) as u64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::answers::Usage;
+
+    fn piece(text: &str, next_offset: u64) -> Text {
+        Text {
+            text: text.to_owned(),
+            next_offset,
+            total: next_offset,
+        }
+    }
+
+    fn stripped(line: &str) -> String {
+        anstream::adapter::strip_str(line).to_string()
+    }
+
+    #[test]
+    fn the_workers_words_come_line_by_line_and_the_open_end_waits() {
+        let mut words = Words::default();
+        assert_eq!(words.take(&piece("I lo", 4)), Vec::<String>::new());
+        let lines = words.take(&piece("ok.\n[done: read: a]\n\nThen \u{1b}[2J\nand", 40));
+        let lines: Vec<String> = lines.iter().map(|line| stripped(line)).collect();
+        assert_eq!(
+            lines,
+            ["           │ I look.", "           │ Then \\u1b[2J"]
+        );
+        assert_eq!(words.offset(), 40);
+        assert_eq!(words.take(&piece(" so on\n", 47)).len(), 1);
+    }
+
+    #[test]
+    fn tool_calls_are_counted_from_what_the_server_says() {
+        assert_eq!(tool_count("Tools: bash: a."), 1);
+        assert_eq!(tool_count("Tools: read: a; read: b."), 2);
+        assert_eq!(
+            tool_count("Tools: read: a; read: b; edit: c; and 4 more."),
+            7
+        );
+        assert_eq!(
+            tool_count("Tools: bash: a; b; c; d; e."),
+            3,
+            "the sentence names three at most"
+        );
+    }
+
+    #[test]
+    fn the_changing_line_says_what_is_known() {
+        let mut progress = Progress::default();
+        progress.update(TaskStatus {
+            phase: "queued".to_owned(),
+            queue_position: Some(2),
+            waiting_for: Some("a slot".to_owned()),
+            ..TaskStatus::default()
+        });
+        assert_eq!(
+            stripped(&progress.spinner(400)),
+            "queued · place 2 in the queue · 0.4 s  waits for a slot"
+        );
+        progress.update(TaskStatus {
+            phase: "running".to_owned(),
+            steps: 1,
+            files_touched: vec!["a".to_owned(), "b".to_owned()],
+            usage: Usage {
+                input: 11_000,
+                cache_read: 2_000,
+                output: 90,
+                ..Usage::default()
+            },
+            doing: "runs\nbash".to_owned(),
+            ..TaskStatus::default()
+        });
+        assert_eq!(
+            stripped(&progress.spinner(75_000)),
+            "running · 1 step · 2 files · 13k tokens in, 90 out · 1 min 15 s  runs bash"
+        );
+    }
+
+    #[test]
+    fn a_question_of_the_worker_is_told_once() {
+        let asks = TaskStatus {
+            requests: vec![super::super::answers::OpenRequest {
+                request_id: "r1".to_owned(),
+                text: "May I?".to_owned(),
+            }],
+            ..TaskStatus::default()
+        };
+        let mut progress = Progress::default();
+        assert_eq!(progress.update(asks.clone()).len(), 1);
+        assert_eq!(progress.update(asks).len(), 0);
     }
 }

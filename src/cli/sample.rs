@@ -156,8 +156,9 @@ pub(crate) fn script() -> Scenario {
                 )],
             ),
             turn(
-                "Mended: leap.sh took every year divisible by 4 for a leap year. It now knows that full centuries are \
-                 leap years only when 400 divides them. test.sh passes, and CHANGES.md says what was wrong.",
+                "Mended: leap.sh took every year divisible by 4 for a leap year.\n\
+                 It now knows that full centuries are leap years only when 400 divides them.\n\
+                 test.sh passes, and CHANGES.md says what was wrong.",
                 Vec::new(),
             ),
         ],

@@ -191,11 +191,6 @@ impl Screen {
             bar.set_message(text);
         }
     }
-
-    /// Whether there is a spinner line.
-    pub(crate) fn is_live(&self) -> bool {
-        self.bar.is_some()
-    }
 }
 
 impl Drop for Screen {

@@ -96,7 +96,12 @@ fn wrong_settings_name_themselves_and_what_is_allowed() {
         (
             "",
             vec![("MAX_CONCURRENT_TASKS", "abc")],
-            vec!["tasks.max_running", "abc", "1 to 1000"],
+            vec![
+                "tasks.max_running",
+                "MAX_CONCURRENT_TASKS",
+                "abc",
+                "1 to 1000",
+            ],
         ),
         (
             "",

@@ -13,7 +13,7 @@ pub(super) fn apply(reader: &mut Reader) {
         ("RUNNER_TIMEOUT_MS", "tasks.default_timeout_ms"),
     ] {
         if let Some(value) = reader.variable(theirs) {
-            reader.imply(ours, value);
+            reader.imply(ours, value, theirs);
         }
     }
     engine(reader);
@@ -31,7 +31,11 @@ fn listen(reader: &mut Reader) {
         Some(address) => address.to_owned(),
     };
     let port = port.unwrap_or_else(|| "3500".to_owned());
-    reader.imply("server.bind", format!("{host}:{port}"));
+    reader.imply(
+        "server.bind",
+        format!("{host}:{port}"),
+        "MCP_HOST and MCP_PORT",
+    );
 }
 
 fn engine(reader: &mut Reader) {
@@ -40,7 +44,7 @@ fn engine(reader: &mut Reader) {
     let url = reader.variable("OPENCODE_SERVER_URL");
     if enabled.as_deref() == Some("true") {
         match url {
-            Some(url) => reader.imply("engines.remote.url", url),
+            Some(url) => reader.imply("engines.remote.url", url, "OPENCODE_SERVER_URL"),
             None if !reader.is_set("engines.remote.url") => reader.problem(
                 "OPENCODE_SERVER_ENABLED",
                 "is true, but OPENCODE_SERVER_URL is not set",
@@ -49,7 +53,11 @@ fn engine(reader: &mut Reader) {
             None => {}
         }
         if !chosen {
-            reader.imply("engine.default", "remote".to_owned());
+            reader.imply(
+                "engine.default",
+                "remote".to_owned(),
+                "OPENCODE_SERVER_ENABLED",
+            );
         }
     } else if !chosen {
         let docker = match enabled.as_deref() {

@@ -46,6 +46,7 @@ pub(super) struct Reader {
     file: Table,
     env: BTreeMap<String, String>,
     flags: BTreeMap<String, String>,
+    implied: BTreeMap<&'static str, (String, &'static str)>,
     problems: Vec<SettingProblem>,
     known: Vec<&'static str>,
 }
@@ -66,6 +67,7 @@ impl Reader {
             file,
             env,
             flags,
+            implied: BTreeMap::new(),
             problems: Vec::new(),
             known: Vec::new(),
         }
@@ -101,12 +103,9 @@ impl Reader {
             || look_up(&self.file, path).is_some()
     }
 
-    /// Sets a value below flags and `CHARGEHAND_*`, above the file: for the original's variables.
-    pub(super) fn imply(&mut self, path: &'static str, value: String) {
-        let name = variable_name(path);
-        if self.variable(&name).is_none() {
-            self.env.insert(name, value);
-        }
+    /// Sets a value below flags and `CHARGEHAND_*`, above the file; `theirs` is the variable of the original that says so.
+    pub(super) fn imply(&mut self, path: &'static str, value: String, theirs: &'static str) {
+        self.implied.insert(path, (value, theirs));
     }
 
     fn find(&mut self, path: &'static str) -> Option<Found> {
@@ -123,6 +122,12 @@ impl Reader {
             return Some(Found {
                 value: Value::String(text),
                 from: format!("{path} ({name})"),
+            });
+        }
+        if let Some((text, theirs)) = self.implied.remove(path) {
+            return Some(Found {
+                value: Value::String(text),
+                from: format!("{path} ({theirs})"),
             });
         }
         in_file.map(|value| Found {

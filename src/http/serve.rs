@@ -22,6 +22,8 @@ use crate::operator;
 
 /// How long running calls may take to end.
 const CALLS_END: Duration = Duration::from_secs(10);
+/// How long their answers may take to leave. Without open streams it is over as soon as they have left.
+const ANSWERS_LEAVE: Duration = Duration::from_millis(500);
 /// How long connections may take to close after that.
 const CONNECTIONS_END: Duration = Duration::from_secs(2);
 
@@ -90,12 +92,15 @@ impl Serving {
         {
             tracing::warn!("some tool calls did not end in time; their connections are closed");
         }
-        // The last answers leave before the streams close.
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        self.close_streams.cancel();
-        if tokio::time::timeout(CONNECTIONS_END, &mut self.server)
+        // The last answers leave before the streams of idle sessions close.
+        let all_closed = tokio::time::timeout(ANSWERS_LEAVE, &mut self.server)
             .await
-            .is_err()
+            .is_ok();
+        self.close_streams.cancel();
+        if !all_closed
+            && tokio::time::timeout(CONNECTIONS_END, &mut self.server)
+                .await
+                .is_err()
         {
             self.server.abort();
         }

@@ -19,7 +19,13 @@ fn process(live: &Live, who: &str) -> i32 {
 }
 
 fn kill(pid: i32) {
-    let killed = Command::new("kill").args(["-9", &pid.to_string()]).status();
+    signal(pid, "-KILL");
+}
+
+fn signal(pid: i32, signal: &str) {
+    let killed = Command::new("kill")
+        .args([signal, &pid.to_string()])
+        .status();
     assert!(killed.unwrap().success());
 }
 
@@ -202,6 +208,18 @@ async fn an_abandoned_worker_ends_by_itself() {
     drop(watched);
     until_gone(worker).await;
     until_gone(guard).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guard_that_is_told_to_end_ends_its_worker() {
+    let Some(live) = Live::new(json!({})).await else {
+        return;
+    };
+    let _watched = live.engine().await;
+    let (worker, guard) = (process(&live, "worker"), process(&live, "guard"));
+    signal(guard, "-TERM");
+    until_gone(guard).await;
+    assert!(!runs(worker));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -36,6 +36,9 @@ pub(crate) fn chargehand() -> PathBuf {
 pub(crate) async fn opencode() -> Option<PathBuf> {
     let configured = std::env::var_os("CHARGEHAND_OPENCODE").map(PathBuf::from);
     let place = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    // Tests are processes of their own: only one may install.
+    let lock = std::fs::File::create(place.join("opencode.lock")).unwrap();
+    lock.lock().unwrap();
     match find_or_install(configured.as_deref(), place, &|line| eprintln!("{line}")).await {
         Ok(program) => Some(program),
         Err(error) if std::env::var_os("CHARGEHAND_REQUIRE_LIVE").is_some_and(|v| v == "1") => {

@@ -3,7 +3,7 @@
 
 use super::input::{Effect, Step};
 use super::step::Machine;
-use crate::event::{Event, PauseKind, Phase, Todo, ToolRun, Usage};
+use crate::event::{Event, Phase, Todo, ToolRun, Usage};
 use crate::id::WallTime;
 use crate::ports::Signal;
 
@@ -91,12 +91,16 @@ impl Machine {
 
     fn heard_busy(&mut self, child: bool, out: &mut Step) {
         self.live.verdict = None;
-        // A run that begins after its pause was an accepted prompt on its way: end it again.
-        let escaped = !child
-            && self.state.phase == Phase::Paused
-            && self.state.pause == Some(PauseKind::Aborted)
-            && !self.live.aborting;
-        if escaped && let Some(session) = self.state.session.clone() {
+        if !child && self.is_watched_pause() {
+            self.end_escaped_run(out);
+        }
+    }
+
+    /// A run that begins after its pause was an accepted prompt on its way: end it again.
+    pub(super) fn end_escaped_run(&mut self, out: &mut Step) {
+        if !self.live.aborting
+            && let Some(session) = self.state.session.clone()
+        {
             self.live.aborting = true;
             out.effects.push(Effect::Abort { session });
         }

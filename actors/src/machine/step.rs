@@ -9,14 +9,16 @@ use super::decide::{Hints, Verdict};
 use super::input::{Context, Effect, Input, Reply, Step, Ticket};
 use super::observe::Observations;
 use super::prompt;
-use super::state::TaskState;
+use super::state::{PromptRecord, TaskState};
 use crate::command::ControlSignal;
-use crate::event::{Event, Failure, FailureKind, Outcome, Phase, Prompt, PromptKind};
-use crate::id::{RequestId, WallTime};
+use crate::event::{Event, Failure, FailureKind, Outcome, PauseKind, Phase, Prompt, PromptKind};
+use crate::id::{RequestId, WallTime, WorkerId};
 use crate::view::ControlOutcome;
 
 /// How often a running session is read although nothing was heard, in milliseconds.
 const POLL_MS: u64 = 15_000;
+/// Until it is looked whether a prompt is stored, when another waits for it, in milliseconds.
+const STORED_MS: u64 = 150;
 /// How long readings may take to say how a run stands before deadlines are judged without them, in milliseconds.
 const UNDECIDED_MS: u64 = 60_000;
 
@@ -103,7 +105,7 @@ impl Machine {
         match input {
             Input::Recovered => self.recovered(cx.now, &mut out),
             Input::Dispatched => self.dispatched(cx.now, &mut out),
-            Input::EngineUp { .. } => self.engine_is_up(cx.now),
+            Input::EngineUp { worker } => self.engine_is_up(&worker, cx.now),
             Input::WorkdirPrepared(result) => self.workdir_prepared(result, cx.now, &mut out),
             Input::SessionOpened(result) => self.session_opened(result, cx, &mut out),
             Input::PromptSent { number, result } => {
@@ -185,13 +187,15 @@ impl Machine {
         }
     }
 
-    fn engine_is_up(&mut self, now: WallTime) {
+    fn engine_is_up(&mut self, worker: &WorkerId, now: WallTime) {
         self.live.engine_up = true;
         self.live.must_read = true;
         self.live.not_before = None;
-        // What was heard or sent before the gap proves nothing now.
+        // What was heard before the gap proves nothing now, and what was sent to another worker may be lost.
         self.live.verdict = None;
-        self.live.hints.sent_at = None;
+        if self.state.worker.as_ref() != Some(worker) {
+            self.live.hints.sent_at = None;
+        }
         self.live.routed = false;
         self.live.read_at = Some(now);
     }
@@ -257,7 +261,7 @@ impl Machine {
                 }
             }
             Phase::Running | Phase::InputRequired => self.advance_run(cx, out, held_off),
-            Phase::Paused => self.route(out),
+            Phase::Paused => self.advance_pause(cx.now, out),
             Phase::Finishing => {
                 if !self.live.collecting && !held_off {
                     self.live.collecting = true;
@@ -299,7 +303,7 @@ impl Machine {
             self.live.must_read = false;
         }
         self.read_if_due(cx.now, out);
-        self.send_next(out);
+        self.send_next(cx.now, out);
     }
 
     fn advance_run(&mut self, cx: &mut Context<'_>, out: &mut Step, held_off: bool) {
@@ -317,12 +321,30 @@ impl Machine {
             self.send_kept_messages(cx, out);
             if !held_off {
                 self.give_answers(out);
-                self.send_next(out);
+                self.send_next(cx.now, out);
             }
         }
         self.read_if_due(cx.now, out);
+        self.poll_later(cx.now);
+    }
+
+    /// A run that was to be ended may begin late or escape: the session is watched until the resume.
+    fn advance_pause(&mut self, now: WallTime, out: &mut Step) {
+        self.route(out);
+        if self.live.engine_up && self.is_watched_pause() {
+            self.read_if_due(now, out);
+            self.poll_later(now);
+        }
+    }
+
+    /// Whether the pause is one that a late run can break.
+    pub(super) fn is_watched_pause(&self) -> bool {
+        self.state.phase == Phase::Paused && self.state.pause == Some(PauseKind::Aborted)
+    }
+
+    fn poll_later(&mut self, now: WallTime) {
         if self.live.read_at.is_none() && !self.live.reading {
-            self.live.read_at = Some(cx.now.plus_ms(POLL_MS));
+            self.live.read_at = Some(now.plus_ms(POLL_MS));
         }
     }
 
@@ -388,7 +410,10 @@ impl Machine {
     }
 
     /// Sends the oldest prompt that the engine has not taken, one at a time, or the one to be repeated.
-    fn send_next(&mut self, out: &mut Step) {
+    ///
+    /// Taken is not stored: in a directory that is just being opened, OpenCode stores two prompts that follow each other
+    /// closely in any order, and a correction would be read before what it corrects. So the next one waits for the one before.
+    fn send_next(&mut self, now: WallTime, out: &mut Step) {
         // An abort under way would end the run that a prompt begins.
         if self.live.sending.is_some() || self.live.must_read || self.live.aborting {
             return;
@@ -402,20 +427,29 @@ impl Machine {
                 .prompts
                 .iter()
                 .find(|r| r.prompt.number == number),
-            None => self
-                .state
-                .prompts
-                .iter()
-                .find(|r| r.accepted_at.is_none() && r.is_open()),
+            None => self.next_unsent(),
         };
-        if let Some(record) = next {
-            self.live.sending = Some(record.prompt.number);
+        if let Some(prompt) = next.map(|record| record.prompt.clone()) {
+            self.live.sending = Some(prompt.number);
             self.live.hints.last_error = None;
-            out.effects.push(Effect::SendPrompt {
-                session,
-                prompt: record.prompt.clone(),
-            });
+            out.effects.push(Effect::SendPrompt { session, prompt });
+        } else if self
+            .state
+            .prompts
+            .iter()
+            .any(|r| r.accepted_at.is_none() && r.is_open())
+        {
+            // It waits for the one before: look soon whether that is stored.
+            self.read_by(now.plus_ms(STORED_MS));
         }
+    }
+
+    /// The oldest prompt not yet taken. Only when those before it are stored: a cold server stores what it took within
+    /// seconds, in no certain order, and a message must not come before the task.
+    fn next_unsent(&self) -> Option<&PromptRecord> {
+        let open = || self.state.prompts.iter().filter(|r| r.is_open());
+        let on_its_way = open().any(|r| r.accepted_at.is_some() && !r.seen);
+        open().find(|r| r.accepted_at.is_none() && !on_its_way)
     }
 
     fn give_answers(&mut self, out: &mut Step) {
@@ -504,8 +538,8 @@ impl Machine {
         let reads = match self.state.phase {
             Phase::Running | Phase::InputRequired => true,
             Phase::Starting => self.state.session.is_some() && !held_off,
+            Phase::Paused => self.is_watched_pause(),
             Phase::Queued
-            | Phase::Paused
             | Phase::Finishing
             | Phase::Completed
             | Phase::Failed

@@ -19,13 +19,11 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::client::{Client, Reply};
+use super::ending::has_answer;
 use super::gate::ColdGate;
 use super::report::{Records, report};
 use super::version::Version;
 use super::wire::{Message, Owner, Permission, Questions, Session, StatusMap, WireTodo};
-
-/// An idle session is read twice, this far apart: OpenCode says idle before the last message has its end.
-const SETTLE: Duration = Duration::from_millis(300);
 
 /// How long a directory counts as starting after its prompt was taken.
 const COLD_LIMIT: Duration = Duration::from_secs(20);
@@ -197,20 +195,37 @@ impl Driver {
         Ok(())
     }
 
+    /// Returns when the prompt's run has begun in this worker, or after the longest time that it may take.
     async fn wait_until_begun(&self, request: &SendPrompt) {
         let session = &request.session;
         let end = Instant::now() + COLD_LIMIT;
         while Instant::now() < end {
-            let begun = self
-                .messages(&session.id, &session.directory, Some(2))
+            if self
+                .has_begun(session, &request.prompt.message_id)
                 .await
-                .is_ok_and(|messages| messages.iter().any(|message| message.info.is_assistant()));
-            if begun {
+                .unwrap_or(false)
+            {
                 self.gate.warmed(&session.directory);
                 return;
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
+    }
+
+    async fn has_begun(&self, session: &SessionRef, message: &str) -> Result<bool, EngineError> {
+        let query = [("directory", session.directory.as_str())];
+        if let Reply::Json(statuses) = self
+            .client
+            .get::<StatusMap>("/session/status", &query)
+            .await?
+            && statuses.contains_key(&session.id)
+        {
+            return Ok(true);
+        }
+        let messages = self
+            .messages(&session.id, &session.directory, Some(4))
+            .await?;
+        Ok(has_answer(&messages, message))
     }
 
     fn remember_sent(&self, session: &SessionRef, message: &str) {
@@ -252,31 +267,15 @@ impl Driver {
         self.sent().remove(session);
     }
 
-    /// Reads the records. An idle session is read until two readings agree.
+    /// Reads the records once. OpenCode says idle before the last message has its end: whoever judges an idle session reads
+    /// it again (the task machine believes only two readings that agree).
     pub(super) async fn read(
         &self,
         session: &SessionRef,
         prompts: &[String],
     ) -> Result<SessionReport, EngineError> {
-        let mut records = self.records(session).await?;
-        for _ in 0..4 {
-            if records.status.is_some() {
-                break;
-            }
-            tokio::time::sleep(SETTLE).await;
-            let again = self.records(session).await?;
-            let settled = again.status.is_none() && mark_of(&again) == mark_of(&records);
-            records = again;
-            if settled {
-                break;
-            }
-        }
-        if records
-            .messages
-            .iter()
-            .any(|message| message.info.is_assistant())
-            && records.status.is_some()
-        {
+        let records = self.records(session).await?;
+        if records.status.is_some() {
             self.gate.warmed(&session.directory);
         }
         Ok(report(&records, self.worker.clone(), prompts))
@@ -450,26 +449,6 @@ impl Driver {
             }
         }
     }
-}
-
-/// What two readings must agree in to be called settled.
-#[derive(PartialEq, Eq)]
-struct Mark {
-    messages: usize,
-    last: String,
-    ended: bool,
-    finish: Option<String>,
-    parts: usize,
-}
-
-fn mark_of(records: &Records) -> Option<Mark> {
-    records.messages.last().map(|last| Mark {
-        messages: records.messages.len(),
-        last: last.info.id.clone(),
-        ended: last.info.is_ended(),
-        finish: last.info.finish.clone(),
-        parts: last.parts.len(),
-    })
 }
 
 fn prompt_body(request: &SendPrompt, default_model: Option<&ModelRef>) -> Value {

@@ -25,6 +25,9 @@ const COLD_LAG: Duration = Duration::from_secs(20);
 const WARM_LAG: Duration = Duration::from_secs(1);
 /// How long an answer without end must stay as it is to be called cut off by the death of its worker.
 const CUT_OFF: Duration = Duration::from_millis(1500);
+/// How many messages are looked at.
+const NEWEST: u32 = 30;
+const WINDOW: usize = NEWEST as usize;
 /// When to give up.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -52,17 +55,9 @@ fn judge(look: &Look<'_>) -> bool {
         return false;
     }
     let on_its_way = look.sent.is_some_and(|(id, ago)| {
-        let taken_up = look
-            .messages
-            .iter()
-            .skip_while(|message| message.info.id != id)
-            .any(|message| message.info.is_assistant());
-        let older_than_shown = look
-            .messages
-            .iter()
-            .any(|message| message.info.is_assistant())
-            && !look.messages.iter().any(|message| message.info.id == id)
-            && ago > WARM_LAG;
+        let known = look.messages.iter().any(|message| message.info.id == id);
+        let taken_up = look.worked || has_answer(look.messages, id);
+        let older_than_shown = !known && look.messages.len() >= WINDOW;
         !taken_up && !older_than_shown && ago < look.lag
     });
     match look.messages.last() {
@@ -73,6 +68,15 @@ fn judge(look: &Look<'_>) -> bool {
         Some(_) | None if look.worked => look.unchanged >= WARM_LAG,
         Some(_) | None => !on_its_way && !look.doubt,
     }
+}
+
+/// Whether the prompt has an answer that ended. One without end may be the remains of a dead worker, which the prompt,
+/// sent again, is about to continue.
+pub(super) fn has_answer(messages: &[Message], id: &str) -> bool {
+    messages
+        .iter()
+        .skip_while(|message| message.info.id != id)
+        .any(|message| message.info.is_assistant() && message.info.is_ended())
 }
 
 impl Driver {
@@ -162,7 +166,7 @@ impl Driver {
             Reply::Missing | Reply::NoRoute => StatusMap::new(),
         };
         let busy = statuses.get(id).is_some_and(|status| status.kind != "idle");
-        let messages = self.messages(id, directory, Some(6)).await?;
+        let messages = self.messages(id, directory, Some(NEWEST)).await?;
         Ok(Some((busy, messages)))
     }
 
@@ -363,6 +367,28 @@ mod tests {
                 COLD_LAG,
                 false,
                 true,
+            ),
+            (
+                "sent again after the worker died, run not begun",
+                false,
+                vec![user("u"), assistant(false)],
+                Some(("u", sec(3))),
+                false,
+                sec(3),
+                COLD_LAG,
+                false,
+                false,
+            ),
+            (
+                "second prompt not stored yet, cold",
+                false,
+                vec![user("u"), assistant(true)],
+                Some(("v", sec(5))),
+                false,
+                sec(5),
+                COLD_LAG,
+                false,
+                false,
             ),
             (
                 "queued behind the aborted run",

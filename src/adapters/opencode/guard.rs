@@ -2,8 +2,8 @@
 //!
 //! It leaves Chargehand's terminal session, spawns the worker, writes down both processes, and stays as the parent to whom every
 //! orphan below falls (child subreaper). When the worker ends, however it ends, everything that it left is ended. When the lease
-//! file has not been touched for the given time, Chargehand is not coming back, and the worker is ended. It holds no connection
-//! to Chargehand, no state and no runtime. Why it exists: docs/design/local-engine.md.
+//! file has not been touched for the given time, Chargehand is not coming back, and the worker is ended; so it is when the
+//! guard is told to end. It holds no connection to Chargehand and no state. Why it exists: docs/design/local-engine.md.
 //!
 //! Arguments: process file, lease file, seconds, generation, program, arguments of the program.
 
@@ -11,10 +11,10 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
-use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::{Signal, WaitOptions};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::orphans::{Process, below, boot_id, end_all};
 use super::record::{ProcessRecord, replace};
@@ -77,9 +77,7 @@ fn guard(orders: &Orders) -> Result<(), String> {
             let text = serde_json::to_vec(&record).map_err(|error| error.to_string())?;
             replace(&orders.process_file, &text).map_err(|error| error.to_string())
         });
-    if written.is_ok() {
-        wait_for_end(orders, worker);
-    }
+    let waited = written.and_then(|()| wait_for_end(orders, worker));
     let ended = end_all(|| {
         reap();
         below(own)
@@ -89,7 +87,7 @@ fn guard(orders: &Orders) -> Result<(), String> {
         Ok(count) => eprintln!("chargehand guard: ended {count} processes that the worker left"),
         Err(left) => eprintln!("chargehand guard: could not end {left:?}"),
     }
-    written
+    waited
 }
 
 /// Own session: neither the terminal nor a Ctrl-C of Chargehand reaches the worker. Orphans below become our children.
@@ -113,21 +111,39 @@ fn spawn(orders: &Orders) -> Result<Process, String> {
     Process::now(pid).ok_or_else(|| "the worker ended at once".to_owned())
 }
 
-/// Returns when the worker has ended, or was abandoned and therefore told to end.
-fn wait_for_end(orders: &Orders, worker: Process) {
+/// Returns when the worker has ended, or was told to: because it is abandoned, or because the guard itself was told to end.
+fn wait_for_end(orders: &Orders, worker: Process) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("no runtime for signals: {error}"))?;
+    let _entered = runtime.enter();
+    let mut told = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
+    let why = runtime.block_on(async {
+        tokio::select! {
+            why = watch(orders, worker) => why,
+            _ = told.recv() => Some("told to end".to_owned()),
+        }
+    });
+    if let Some(why) = why {
+        eprintln!("chargehand guard: {why}, the worker is ended");
+        worker.signal(Signal::TERM);
+    }
+    Ok(())
+}
+
+/// None when the worker has ended, otherwise why it must.
+async fn watch(orders: &Orders, worker: Process) -> Option<String> {
     let mut lease = Lease::new(lease_time(&orders.lease), Instant::now());
     while worker.is_alive() {
         reap();
         if lease.age(lease_time(&orders.lease), Instant::now()) > orders.abandoned_after {
-            eprintln!(
-                "chargehand guard: no sign of Chargehand for {} s, the worker is ended",
-                orders.abandoned_after.as_secs()
-            );
-            worker.signal(Signal::TERM);
-            return;
+            let seconds = orders.abandoned_after.as_secs();
+            return Some(format!("no sign of Chargehand for {seconds} s"));
         }
-        thread::sleep(EVERY);
+        tokio::time::sleep(EVERY).await;
     }
+    None
 }
 
 /// Waits for every child that has ended, also those adopted.

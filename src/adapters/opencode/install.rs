@@ -33,24 +33,40 @@ pub async fn find_or_install(
     data_dir: &Path,
     progress: &(dyn Fn(&str) + Send + Sync),
 ) -> Result<PathBuf, EngineError> {
+    // OpenCode makes directories in its home even to say its version.
+    let scratch = data_dir.join("opencode-check");
+    let found = find(configured, data_dir, &scratch, progress).await;
+    // What is left behind of it is empty directories.
+    drop(tokio::fs::remove_dir_all(&scratch).await);
+    found
+}
+
+async fn find(
+    configured: Option<&Path>,
+    data_dir: &Path,
+    scratch: &Path,
+    progress: &(dyn Fn(&str) + Send + Sync),
+) -> Result<PathBuf, EngineError> {
     if let Some(path) = configured {
-        return check(path).await;
+        return check(path, scratch).await;
     }
     if let Some(path) = in_path() {
-        match check(&path).await {
+        match check(&path, scratch).await {
             Ok(program) => return Ok(program),
             Err(error) => progress(&format!("{} is not used: {error}", path.display())),
         }
     }
     let prefix = data_dir.join(format!("opencode-{PINNED}"));
-    if let Some(program) = first_working(&native_candidates(&prefix.join("node_modules"))).await {
+    if let Some(program) =
+        first_working(&native_candidates(&prefix.join("node_modules")), scratch).await
+    {
         return Ok(program);
     }
-    install(&prefix, progress).await
+    install(&prefix, scratch, progress).await
 }
 
 /// The program at `path` or beside it that is OpenCode itself, new enough.
-async fn check(path: &Path) -> Result<PathBuf, EngineError> {
+async fn check(path: &Path, scratch: &Path) -> Result<PathBuf, EngineError> {
     let mut candidates = Vec::new();
     let real = path.canonicalize().map_err(|error| {
         EngineError::Unusable(format!(
@@ -69,7 +85,7 @@ async fn check(path: &Path) -> Result<PathBuf, EngineError> {
     }
     let mut last = None;
     for candidate in candidates {
-        match version_of(&candidate).await {
+        match version_of(&candidate, scratch).await {
             Ok(version) => return Version::accept(&version).map(|_| candidate),
             Err(error) => last = Some(error),
         }
@@ -116,9 +132,9 @@ fn native_candidates(modules: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-async fn first_working(candidates: &[PathBuf]) -> Option<PathBuf> {
+async fn first_working(candidates: &[PathBuf], scratch: &Path) -> Option<PathBuf> {
     for candidate in candidates {
-        if version_of(candidate).await.is_ok() {
+        if version_of(candidate, scratch).await.is_ok() {
             return Some(candidate.clone());
         }
     }
@@ -126,12 +142,9 @@ async fn first_working(candidates: &[PathBuf]) -> Option<PathBuf> {
 }
 
 /// What `--version` prints, in an environment that reads and writes nothing of the user's.
-async fn version_of(program: &Path) -> Result<String, EngineError> {
+async fn version_of(program: &Path, scratch: &Path) -> Result<String, EngineError> {
     let mut command = Command::new(program);
-    command
-        .arg("--version")
-        .env_clear()
-        .env("HOME", std::env::temp_dir());
+    command.arg("--version").env_clear().env("HOME", scratch);
     let output = run(command, Duration::from_secs(60))
         .await
         .map_err(|error| unusable(program, &error))?;
@@ -155,6 +168,7 @@ fn unusable(program: &Path, why: &str) -> EngineError {
 
 async fn install(
     prefix: &Path,
+    scratch: &Path,
     progress: &(dyn Fn(&str) + Send + Sync),
 ) -> Result<PathBuf, EngineError> {
     let package = format!("opencode-ai@{PINNED}");
@@ -170,7 +184,7 @@ async fn install(
         match run(npm(prefix, &package), NPM_LIMIT).await {
             Ok(output) if output.status.success() => {
                 let candidates = native_candidates(&prefix.join("node_modules"));
-                if let Some(program) = first_working(&candidates).await {
+                if let Some(program) = first_working(&candidates, scratch).await {
                     progress(&format!("installed {package}"));
                     return Ok(program);
                 }

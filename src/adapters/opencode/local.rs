@@ -24,7 +24,7 @@ use uuid::Uuid;
 use super::client::{Client, Credentials};
 use super::driver::{Driver, DriverSettings};
 use super::install::{InstallProgress, find_or_install};
-use super::leftovers::end_owned;
+use super::leftovers::{end_in, end_owned};
 use super::orphans::{Process, boot_id};
 use super::process::{
     Launch, USERNAME, cannot, drop_old_logs, launch, living, wait_for_port, wait_for_process,
@@ -301,7 +301,7 @@ impl LocalEngine {
             process,
             version,
         };
-        let note = adopted.then(|| "took over the worker of an earlier Chargehand".to_owned());
+        let note = adopted.then(|| adoption_note(&running.process));
         let ready = ready(&running, note);
         self.set_running(Some(running));
         Ok(ready)
@@ -492,10 +492,15 @@ impl Engine for LocalEngine {
         directory: Option<String>,
     ) -> PortFuture<'_, Result<(), EngineError>> {
         Box::pin(async move {
-            self.running()?
+            let running = self.running()?;
+            running
                 .driver
-                .remove(attempt, session, directory)
-                .await
+                .remove(attempt, session, directory.clone())
+                .await?;
+            match directory {
+                Some(directory) => end_in(directory, self.owner_prefix()).await,
+                None => Ok(()),
+            }
         })
     }
 
@@ -546,6 +551,17 @@ fn ready(running: &Running, note: Option<String>) -> EngineReady {
         version: running.version.to_string(),
         worker: running.driver.worker.clone(),
         note,
+    }
+}
+
+fn adoption_note(process: &ProcessRecord) -> String {
+    let note = "took over the worker of an earlier Chargehand";
+    if process.guard.is_alive() {
+        note.to_owned()
+    } else {
+        format!(
+            "{note}; its guard is gone, so it does not end by itself if Chargehand is killed and stays away"
+        )
     }
 }
 

@@ -10,6 +10,7 @@ use chargehand_actors::ports::EngineError;
 
 use super::client::Reply;
 use super::driver::Driver;
+use super::ending::has_answer;
 use super::wire::StatusMap;
 
 /// A prompt that was taken this long ago and has begun no run never will.
@@ -33,13 +34,12 @@ impl Driver {
     /// Whether no session of ours works and no prompt is on its way.
     pub(super) async fn is_idle(&self) -> Result<bool, EngineError> {
         for (session, directory, message) in self.sent_within(ANNOUNCED) {
-            let messages = match self.messages(&session, &directory, Some(6)).await {
+            let messages = match self.messages(&session, &directory, Some(30)).await {
                 Ok(messages) => messages,
                 Err(EngineError::SessionGone) => continue,
                 Err(error) => return Err(error),
             };
-            let mut after = messages.iter().skip_while(|one| one.info.id != message);
-            if !after.any(|one| one.info.is_assistant()) {
+            if !has_answer(&messages, &message) {
                 return Ok(false);
             }
         }

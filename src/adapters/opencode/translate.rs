@@ -38,7 +38,8 @@ const SILENT: [&str; 12] = [
 ];
 
 /// Beginnings of event types of the same kind.
-const SILENT_FAMILIES: [&str; 12] = [
+const SILENT_FAMILIES: [&str; 13] = [
+    "session.next.",
     "plugin.",
     "catalog.",
     "reference.",

@@ -3,6 +3,7 @@
 //! In: filters and a cursor. Out: a page of tasks, newest first.
 
 use chargehand_actors::command::ListQuery;
+use chargehand_actors::error::TreeError;
 use chargehand_actors::event::Phase;
 use chargehand_actors::id::WallTime;
 use chargehand_actors::view::TaskView;
@@ -115,7 +116,7 @@ impl From<&TaskView> for TaskOut {
             task_id: view.id.to_string(),
             status: view.phase.status(),
             phase: view.phase.as_str(),
-            doing: view.doing.clone(),
+            doing: format!("It {}.", view.doing),
             description: cut(&view.spec.description, 200),
             agent_id: view.caller.agent_id.clone(),
             engine: view.spec.engine.to_string(),
@@ -157,7 +158,16 @@ fn decode(args: &Args) -> Result<ListQuery, BadArguments> {
 }
 
 async fn list(call: &Call, args: &Args) -> Result<ListOut, Refusal> {
-    let page = call.edge.tree.list(&call.identity(), decode(args)?).await?;
+    let listed = call.edge.tree.list(&call.identity(), decode(args)?).await;
+    let page = listed.map_err(|error| match error {
+        // A list reads no file: this is a cursor that the tree did not make.
+        TreeError::File(_) => Refusal::from(BadArguments::one(
+            "cursor",
+            "is not one of ours",
+            "next_cursor of the page before, unchanged; leave it out for the first page",
+        )),
+        other => other.into(),
+    })?;
     Ok(ListOut {
         count: page.tasks.len(),
         tasks: page.tasks.iter().map(TaskOut::from).collect(),

@@ -216,13 +216,14 @@ fn shape(status: &TaskStatus, since: Option<EventNumber>, now: WallTime) -> Stat
     let (output, output_cut) = output(view, OUTPUT_CHARS).unzip();
     let next_event = match status.events.last() {
         Some(last) => last.number,
-        None => since.unwrap_or(view.last_event).max(view.last_event),
+        // A cursor never jumps over an event that was not shown.
+        None => since.unwrap_or(view.last_event),
     };
     StatusOut {
         task_id: view.id.to_string(),
         status: view.phase.status(),
         phase: view.phase.as_str(),
-        doing: view.doing.clone(),
+        doing: format!("It {}.", view.doing),
         next: next_call(view.phase),
         output,
         output_cut: output_cut.unwrap_or(false),

@@ -171,7 +171,7 @@ impl Client {
 
     /// Waits until a task is in `phase`; answers its status.
     pub(crate) async fn until(&self, task: &str, phase: &str) -> Value {
-        for _ in 0..200 {
+        for _ in 0..1_000 {
             let status = self.ok("get_task_status", json!({"task_id": task})).await;
             if status["phase"] == phase {
                 return status;

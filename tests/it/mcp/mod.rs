@@ -15,3 +15,4 @@ mod operator;
 mod server;
 mod tools;
 mod transport;
+mod wrong_calls;

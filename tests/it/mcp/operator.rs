@@ -1,5 +1,8 @@
 //! Health for machines and the debug endpoint.
 
+use std::time::{Duration, Instant};
+
+use chargehand_actors::fakes::{Fate, World};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
@@ -113,5 +116,39 @@ async fn unknown_and_wrong_tasks() {
         assert_eq!(status, expected, "{path}: {body}");
         assert!(body["error"].is_string(), "{body}");
     }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_board_is_shown_while_the_journal_hangs() {
+    let world = World::new(7);
+    let server = Server::on_fakes(&world).await;
+    let client = server.client().await;
+    let task = client.task_in("script: hang", "running").await;
+    world.trouble.always("journal.task", Fate::HangBefore);
+    world
+        .trouble
+        .always("journal.newest_events", Fate::HangBefore);
+    let before = Instant::now();
+    let (status, body) = get(&server, "/debug/tree").await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(body.to_string().contains(&task), "{body:#}");
+    // A task that only the journal could know: the registry waits for it, we do not.
+    let unknown = "5b8f0b0e-6f0c-4a0e-9d7c-2b1a3c4d5e6f";
+    let (status, body) = get(&server, &format!("/debug/tasks/{unknown}")).await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(body["registry"], "no answer within 1 s");
+    assert_eq!(body["status"], Value::Null);
+    assert_eq!(body["actors"], json!([]));
+    // A live task is answered from memory.
+    let (_, body) = get(&server, &format!("/debug/tasks/{task}")).await;
+    assert_eq!(body["registry"], "answered", "{body:#}");
+    client.ok("ping", json!({})).await;
+    assert!(
+        before.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        before.elapsed()
+    );
+    world.trouble.clear();
     server.stop().await;
 }

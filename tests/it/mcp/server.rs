@@ -7,6 +7,7 @@ use chargehand::adapters::outward::{NoMemory, NoNotices, NoRooms};
 use chargehand::adapters::system::{SystemClock, SystemIds};
 use chargehand::config::{Secret, Settings, TokenRole, TokenSettings};
 use chargehand::{Adapters, RunError, run};
+use chargehand_actors::fakes::World;
 use chargehand_actors::id::InstanceId;
 use chargehand_actors::tree::Ports;
 use tempfile::TempDir;
@@ -65,6 +66,26 @@ impl Server {
         };
         let mut settings = Settings::default();
         change(&mut settings);
+        let server = Self::on(ports, settings, engine, directory).await;
+        server.ready().await;
+        server
+    }
+
+    /// A server on the fakes of the tree, which can be told to hang.
+    pub(crate) async fn on_fakes(world: &World) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let engine = Arc::new(DoubleEngine::default());
+        let server = Self::on(world.ports(), Settings::default(), engine, directory).await;
+        server.ready().await;
+        server
+    }
+
+    async fn on(
+        ports: Ports,
+        settings: Settings,
+        engine: Arc<DoubleEngine>,
+        directory: TempDir,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let stop = CancellationToken::new();
@@ -76,20 +97,18 @@ impl Server {
         let running = tokio::spawn(async move {
             run(settings, adapters, listener, asked.cancelled_owned()).await
         });
-        let server = Self {
+        Self {
             url,
             engine,
             stop,
             running,
             _directory: directory,
-        };
-        server.ready().await;
-        server
+        }
     }
 
     async fn ready(&self) {
         let http = reqwest::Client::new();
-        for _ in 0..600 {
+        for _ in 0..2_000 {
             let answer = http.get(format!("{}/health", self.url)).send().await;
             if answer.is_ok_and(|answer| answer.status().is_success()) {
                 return;
@@ -97,7 +116,7 @@ impl Server {
             assert!(!self.running.is_finished(), "the server ended by itself");
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
-        panic!("the server was not ready within 6 s");
+        panic!("the server was not ready within 20 s");
     }
 
     /// A client with a session, as older protocol versions have it.

@@ -77,14 +77,16 @@ async fn a_long_wait_of_one_client_does_not_hold_up_another() {
         client
             .ok(
                 "get_task_status",
-                json!({"task_id": task, "wait_seconds": 2}),
+                json!({"task_id": task, "wait_seconds": 4}),
             )
             .await
     });
     let other = server.client().await;
-    let before = Instant::now();
     other.ok("ping", json!({})).await;
-    assert!(before.elapsed() < Duration::from_secs(1));
+    assert!(
+        !waits.is_finished(),
+        "the other call came only after the wait"
+    );
     waits.await.unwrap();
     server.stop().await;
 }
@@ -189,10 +191,10 @@ async fn when_every_session_is_busy_a_new_one_is_refused() {
     let client = server.client().await;
     let task = client.task_in("HANG for ever.", "running").await;
     let wait =
-        json!({"name": "get_task_status", "arguments": {"task_id": task, "wait_seconds": 3}});
+        json!({"name": "get_task_status", "arguments": {"task_id": task, "wait_seconds": 4}});
     let request = client.request("tools/call", wait);
     let waits = tokio::spawn(async move { message(request.send().await.unwrap()).await });
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    tokio::time::sleep(Duration::from_millis(700)).await;
     let refused = Client::stateless(&server.url).try_open("2025-06-18").await;
     assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert!(refused.headers().contains_key("retry-after"));
@@ -322,7 +324,7 @@ async fn the_agent_header_stands_in_for_the_argument() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_leaves_ends_its_wait_and_not_the_task() {
+async fn a_client_that_leaves_does_not_end_its_task() {
     let server = Server::start().await;
     let clients = [server.client().await, Client::stateless(&server.url)];
     for (number, client) in clients.iter().enumerate() {
@@ -330,7 +332,7 @@ async fn a_client_that_leaves_ends_its_wait_and_not_the_task() {
         let call = json!({"name": "opencode_execute_task", "arguments": arguments});
         let request = client
             .request("tools/call", call)
-            .timeout(Duration::from_millis(400));
+            .timeout(Duration::from_secs(1));
         let left = async { request.send().await?.text().await }.await;
         assert!(
             left.is_err(),
@@ -341,13 +343,15 @@ async fn a_client_that_leaves_ends_its_wait_and_not_the_task() {
     let list = client.ok("list_tasks", json!({})).await;
     assert_eq!(list["count"], 2);
     for task in list["tasks"].as_array().unwrap() {
-        assert_eq!(task["phase"], "running", "{task}");
+        client
+            .until(task["task_id"].as_str().unwrap(), "running")
+            .await;
     }
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_ends_waits_with_the_state_and_refuses_new_tasks() {
+async fn a_stop_ends_waits_with_the_state() {
     let server = Server::start().await;
     let session = server.client().await;
     let task = session.task_in("HANG for ever.", "running").await;
@@ -361,7 +365,7 @@ async fn a_stop_ends_waits_with_the_state_and_refuses_new_tasks() {
             message(request.send().await.unwrap()).await
         }));
     }
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    tokio::time::sleep(Duration::from_millis(700)).await;
     let before = Instant::now();
     server.ask_to_stop();
     for wait in waits {
