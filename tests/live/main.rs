@@ -13,3 +13,4 @@ mod task_messages;
 mod task_model_errors;
 mod task_pause;
 mod task_queue;
+mod task_remote_rest;

@@ -70,6 +70,8 @@ struct Marks {
     directory: String,
     /// None = not known.
     marks: Option<BTreeMap<String, FileMark>>,
+    /// Read from the session before its result was taken: a step that is not finished is not in them.
+    early: bool,
 }
 
 impl RestWorkdirs {
@@ -153,18 +155,23 @@ impl RestWorkdirs {
             return Ok(Marks {
                 directory,
                 marks: Some(marks),
+                early: false,
             });
         }
         let Some(session) = self.session(task).await? else {
             return Ok(Marks {
                 directory: self.directory_of(task).await?,
                 marks: None,
+                early: false,
             });
         };
-        let diff = driver_of(&self.driver)?.session_diff(&session).await?;
+        let diff = driver_of(&self.driver)?
+            .session_diff(&session, false)
+            .await?;
         Ok(Marks {
             directory: session.directory,
             marks: (!diff.unrecorded).then(|| marks(&diff)),
+            early: !diff.unrecorded,
         })
     }
 
@@ -197,7 +204,7 @@ impl RestWorkdirs {
             .into_iter()
             .find(|session| session.parent_id.is_none() && session.owner().as_ref() == Some(&owner))
             .ok_or(EngineError::SessionGone)?;
-        let diff = driver.session_diff(&session).await?;
+        let diff = driver.session_diff(&session, true).await?;
         Ok((session.directory, diff))
     }
 
@@ -208,14 +215,21 @@ impl RestWorkdirs {
         offset: u64,
         limit: u64,
     ) -> Result<FileList, WorkdirError> {
-        let Marks { directory, marks } = self.marks_of(task).await.map_err(fault)?;
+        let Marks {
+            directory,
+            marks,
+            early,
+        } = self.marks_of(task).await.map_err(fault)?;
         let prefix = parts_of(&directory, &prefix)?;
         let files = RestFiles {
             client: &self.client,
             directory: &directory,
         };
         let walked = files.walk(&prefix).await.map_err(fault)?;
-        let known = marks.is_some();
+        let mut note = list_note(&directory, marks.is_some(), walked.ignored);
+        if early {
+            note.push_str("; the marks come from OpenCode and may lag behind while the task runs");
+        }
         let marks = marks.unwrap_or_default();
         let mut all: BTreeMap<String, Option<FileMark>> = walked
             .files
@@ -246,7 +260,7 @@ impl RestWorkdirs {
             total,
             offset,
             cut: walked.cut || walked.ignored,
-            note: Some(list_note(&directory, known, walked.ignored)),
+            note: Some(note),
         })
     }
 
@@ -430,7 +444,7 @@ fn changes(directory: &str, diff: SessionDiff) -> Changes {
 /// What is different here, for the planner.
 fn shared_note(directory: &str, recorded: bool) -> String {
     let diff = if recorded {
-        "the result has OpenCode's own diff (without files that git ignores), but no patch file and no branch; what others \
+        "the result has OpenCode's own diff (without files that git ignores or that lie outside), but no patch file and no branch; what others \
          change in the directory while a task works there shows up in its diff"
     } else {
         "the directory is in no git repository, so OpenCode records no changes and the result has no diff: `git init` there \

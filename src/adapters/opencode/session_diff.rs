@@ -47,8 +47,12 @@ impl Driver {
         }
     }
 
-    /// Reads what a session changed so far.
-    pub(super) async fn session_diff(&self, session: &Session) -> Result<SessionDiff, EngineError> {
+    /// Reads what a session changed so far; a session whose run has ended is given the time to write it down.
+    pub(super) async fn session_diff(
+        &self,
+        session: &Session,
+        ended: bool,
+    ) -> Result<SessionDiff, EngineError> {
         let directory = session.directory.as_str();
         let paths = self.paths(Some(directory)).await?;
         if paths.worktree.is_empty() || paths.worktree == "/" {
@@ -58,7 +62,7 @@ impl Driver {
             });
         }
         let mut found = SessionDiff::default();
-        for attempt in 0..TRIES {
+        for attempt in 0..if ended { TRIES } else { 1 } {
             if attempt > 0 {
                 tokio::time::sleep(EVERY).await;
             }
