@@ -1,5 +1,7 @@
 //! The engine `remote` without `path_map`: an OpenCode server with which Chargehand shares no disk.
 
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
