@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chargehand::adapters::journal::{JournalSettings, SqliteJournal};
-use chargehand_actors::command::{Caller, Identity, TaskSpec};
-use chargehand_actors::event::{CommittedEvent, Event, Failure, FailureKind, Phase, Usage};
-use chargehand_actors::id::{BatchId, EngineName, EventNumber, TaskId, WallTime};
+use chargehand_actors::command::Identity;
+use chargehand_actors::event::{CommittedEvent, Event, Phase};
+use chargehand_actors::id::{BatchId, EventNumber, WallTime};
 use chargehand_actors::ports::{Batch, JournalStore, ListFilter};
 use chargehand_actors::view::TaskView;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -19,59 +19,16 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use uuid::Uuid;
 
-const HISTORY: u128 = 10_000;
-const EVENTS_OF_A_TASK: usize = 30;
+#[path = "support/history.rs"]
+mod history;
+
+use history::{TASKS, TOKEN, finished, observation, view};
 
 struct Bench {
     runtime: Runtime,
     journal: Arc<SqliteJournal>,
     last: u64,
     folder: TempDir,
-}
-
-fn view(id: u128, phase: Phase) -> TaskView {
-    TaskView {
-        id: TaskId::new(Uuid::from_u128(id)),
-        phase,
-        phase_since: WallTime(1),
-        spec: TaskSpec {
-            description: "Rename the module and make the tests pass. ".repeat(10),
-            engine: EngineName::new("local"),
-            model: None,
-            agent: None,
-            source: Default::default(),
-            timeout_ms: 300_000,
-            priority: Default::default(),
-            labels: vec!["nightly".to_owned()],
-            observers: Vec::new(),
-            attended: false,
-        },
-        caller: Caller {
-            token: "planner".to_owned(),
-            agent_id: format!("agent-{}", id % 10),
-        },
-        idempotency_key: None,
-        created_at: WallTime(1_790_000_000_000 + i64::try_from(id).unwrap() * 1_000),
-        started_at: None,
-        ended_at: None,
-        attempt: 1,
-        running_ms: 60_000,
-        running_since: None,
-        doing: "editing src/main.rs".to_owned(),
-        steps: 12,
-        usage: Usage::default(),
-        todos: Vec::new(),
-        files_touched: (0..20).map(|n| format!("src/module_{n}/mod.rs")).collect(),
-        requests: Vec::new(),
-        pause: None,
-        directory: Some("/data/tasks/workdir".to_owned()),
-        session: Some("ses_0123456789".to_owned()),
-        messages_waiting: 0,
-        result: None,
-        failure: None,
-        last_event: EventNumber::ZERO,
-        events_total: 0,
-    }
 }
 
 impl Bench {
@@ -119,37 +76,15 @@ impl Bench {
 
     /// A long history: finished tasks, removed from their engine.
     fn fill(&mut self) {
-        for start in (0..HISTORY).step_by(500) {
+        for start in (0..TASKS).step_by(500) {
             let batches = (start..start + 500)
                 .map(|n| {
-                    let row = view(n, Phase::Failed);
-                    let mut events = vec![Event::TaskAccepted {
-                        spec: Box::new(row.spec.clone()),
-                        caller: row.caller.clone(),
-                        idempotency_key: None,
-                        fingerprint: "f".to_owned(),
-                    }];
-                    events.resize(EVENTS_OF_A_TASK - 2, observation());
-                    events.push(Event::TaskFailed {
-                        failure: Failure {
-                            kind: FailureKind::Model,
-                            message: "the provider answered 500".to_owned(),
-                        },
-                        result: None,
-                        running_ms: 60_000,
-                    });
-                    events.push(Event::AttemptRemoved { attempt: 1 });
+                    let (row, events) = finished(n);
                     self.batch(row, events)
                 })
                 .collect();
             self.append(batches);
         }
-    }
-}
-
-fn observation() -> Event {
-    Event::Remark {
-        message: "edited src/module_7/mod.rs, then ran the tests of the module again".to_owned(),
     }
 }
 
@@ -186,7 +121,7 @@ fn appends(criterion: &mut Criterion) {
     }
 }
 
-fn history(criterion: &mut Criterion) {
+fn long_history(criterion: &mut Criterion) {
     let mut bench = Bench::new();
     bench.fill();
     let mut group = criterion.benchmark_group("after_10000_tasks");
@@ -212,13 +147,13 @@ fn history(criterion: &mut Criterion) {
     });
     let page = ListFilter {
         identity: Some(Identity::Caller {
-            token: "planner".to_owned(),
+            token: TOKEN.to_owned(),
             agent_id: Some("agent-3".to_owned()),
         }),
         limit: 50,
         ..ListFilter::default()
     };
-    let deep = view(HISTORY / 2, Phase::Failed);
+    let deep = view(TASKS / 2, Phase::Failed);
     let before = Some((deep.created_at, deep.id));
     let none_running = vec!["running".to_owned(), "queued".to_owned()];
     for (name, filter, found) in [
@@ -258,5 +193,5 @@ fn history(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, appends, history);
+criterion_group!(benches, appends, long_history);
 criterion_main!(benches);

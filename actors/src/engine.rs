@@ -29,7 +29,7 @@ use crate::view::HealthState;
 use crate::wiring::Wires;
 
 /// Starting may install the engine first.
-const START_DEADLINE: Duration = Duration::from_secs(900);
+const START_DEADLINE: Duration = Duration::from_secs(1_800);
 const OWNED_DEADLINE: Duration = Duration::from_secs(60);
 /// A stream is meant to last; it is opened anew once a day at the latest.
 const WATCH_DEADLINE: Duration = Duration::from_secs(24 * 3600);

@@ -197,7 +197,7 @@ impl LaneState {
 async fn call(wires: Wires, projection: Projection, task: TaskId) -> Result<Told, OutwardError> {
     let journal = &wires.ports.journal;
     let transient = |error: JournalError| OutwardError::Transient(error.to_string());
-    let cursor_name = format!("{}:{task}", projection.label());
+    let cursor_name = projection.cursor(task);
     let cursor = journal
         .cursor(cursor_name.clone())
         .await

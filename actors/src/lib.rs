@@ -43,6 +43,7 @@ pub mod jobs;
 mod journal;
 mod lane;
 pub mod machine;
+pub mod outcome;
 mod outward;
 pub mod ports;
 mod queue;

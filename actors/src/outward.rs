@@ -13,10 +13,19 @@ use crate::board::{ActorKind, Slot};
 use crate::event::CommittedEvent;
 use crate::handle::{Handle, Inbox};
 use crate::id::{EventNumber, TaskId};
-use crate::jobs::Jobs;
+use crate::jobs::{JobEnd, Jobs};
 use crate::lane::{Lane, LaneArgs, LaneMsg};
+use crate::ports::{JournalError, ListFilter};
 use crate::supervision::{Deaths, Decision, RestartPolicy};
 use crate::wiring::Wires;
+
+/// How long finding what is still to be told may take, and how soon it is tried again.
+const LOOK_DEADLINE: Duration = Duration::from_secs(60);
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// At most so many of the newest tasks are looked at, …
+const LOOK_BACK_TASKS: u32 = 500;
+/// … and of those that ended the ones that did so within a day, in milliseconds: nobody wants older news.
+const LOOK_BACK_MS: u64 = 24 * 3_600_000;
 
 /// Which projection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +62,11 @@ impl Projection {
         }
     }
 
+    /// The name of a task's cursor.
+    pub(crate) fn cursor(self, task: TaskId) -> String {
+        format!("{}:{task}", self.label())
+    }
+
     /// At most one call per task in this time, except after an end.
     pub(crate) const fn interval(self) -> Duration {
         match self {
@@ -80,10 +94,17 @@ impl Projection {
     }
 }
 
+/// A task, its newest event, and whether it is final.
+type Newest = (TaskId, EventNumber, bool);
+
 pub(crate) enum OutwardMsg {
     Committed(Arc<[CommittedEvent]>),
     /// A dead child's back-off is over.
     Restart(TaskId),
+    /// Look again for what was not told before this start.
+    LookBack,
+    /// Tasks of which not everything was told.
+    Behind(JobEnd<Result<Vec<Newest>, JournalError>>),
 }
 
 pub(crate) struct Outward(pub(crate) Projection);
@@ -92,8 +113,6 @@ pub(crate) struct OutwardArgs {
     pub(crate) wires: Wires,
     pub(crate) parent: u64,
     pub(crate) restarts: (u32, Option<String>),
-    /// Tasks whose cursor has to be looked at, with their newest event and whether they are final.
-    pub(crate) tasks: Vec<(TaskId, EventNumber, bool)>,
 }
 
 struct Child {
@@ -111,7 +130,6 @@ pub(crate) struct OutwardState {
     projection: Projection,
     children: HashMap<TaskId, Child>,
     actors: HashMap<ActorId, TaskId>,
-    first: Vec<(TaskId, EventNumber, bool)>,
 }
 
 impl Actor for Outward {
@@ -137,19 +155,16 @@ impl Actor for Outward {
             projection: self.0,
             children: HashMap::new(),
             actors: HashMap::new(),
-            first: args.tasks,
             wires: args.wires,
         })
     }
 
     async fn post_start(
         &self,
-        myself: ActorRef<OutwardMsg>,
+        _myself: ActorRef<OutwardMsg>,
         state: &mut OutwardState,
     ) -> Result<(), ActorProcessingErr> {
-        for (task, newest, is_final) in std::mem::take(&mut state.first) {
-            state.wake(&myself, task, newest, is_final).await;
-        }
+        state.look_back();
         Ok(())
     }
 
@@ -171,6 +186,18 @@ impl Actor for Outward {
                 }
             }
             OutwardMsg::Restart(task) => state.spawn(&myself, task).await,
+            OutwardMsg::LookBack => state.look_back(),
+            OutwardMsg::Behind(end) => match end.or_else(JournalError::Read) {
+                Ok(behind) => {
+                    for (task, newest, is_final) in behind {
+                        state.wake(&myself, task, newest, is_final).await;
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "what is still to be told is not known; trying again");
+                    state.jobs.after(LOOK_AGAIN, OutwardMsg::LookBack);
+                }
+            },
         }
         Ok(())
     }
@@ -215,6 +242,13 @@ impl Actor for Outward {
 }
 
 impl OutwardState {
+    /// What an earlier life did not tell: of ended tasks too, for a task does not wait for being told of.
+    fn look_back(&mut self) {
+        let behind = behind(Arc::clone(&self.wires), self.projection);
+        self.jobs
+            .start(LOOK_DEADLINE, behind, |_, end| OutwardMsg::Behind(end));
+    }
+
     async fn wake(
         &mut self,
         myself: &ActorRef<OutwardMsg>,
@@ -284,4 +318,26 @@ impl OutwardState {
         tracing::warn!(%task, reason, "{} of a task died; it is started again", self.projection.label());
         self.jobs.after(after, OutwardMsg::Restart(task));
     }
+}
+
+/// Tasks that are not final or ended lately, and whose durable cursor is behind their newest event.
+async fn behind(wires: Wires, projection: Projection) -> Result<Vec<Newest>, JournalError> {
+    let journal = &wires.ports.journal;
+    let filter = ListFilter {
+        limit: LOOK_BACK_TASKS,
+        ..ListFilter::default()
+    };
+    let now = wires.now();
+    let mut behind = Vec::new();
+    for view in journal.list(filter).await? {
+        let lately = |ended| now.ms_since(ended) < LOOK_BACK_MS;
+        if view.ended_at.is_some_and(|ended| !lately(ended)) {
+            continue;
+        }
+        let cursor = journal.cursor(projection.cursor(view.id)).await?;
+        if cursor < view.last_event {
+            behind.push((view.id, view.last_event, view.phase.is_final()));
+        }
+    }
+    Ok(behind)
 }

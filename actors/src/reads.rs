@@ -106,8 +106,15 @@ pub(crate) async fn status_with_old_events(
         Some(since) => journal.events(query.task, since, 0, limit + 1).await,
         None => journal.newest_events(query.task, limit).await,
     };
-    let mut events = read.map_err(|error| journal_error(&error))?;
-    let more = events.len() > query.events_limit;
+    // The state is known from the row; that a record cannot be read must not hide how the task stands.
+    let (mut events, unread) = match read {
+        Ok(events) => (events, false),
+        Err(error) => {
+            tracing::warn!(task = %query.task, %error, "status is answered without events");
+            (Vec::new(), true)
+        }
+    };
+    let more = unread || events.len() > query.events_limit;
     events.truncate(query.events_limit);
     Ok(with_queue(&wires, view, events, more))
 }

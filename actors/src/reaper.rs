@@ -19,7 +19,7 @@ use crate::journal::{JournalMsg, NewBatch};
 use crate::ports::EngineError;
 use crate::wiring::Wires;
 
-const REMOVE_DEADLINE: Duration = Duration::from_secs(60);
+const REMOVE_DEADLINE: Duration = Duration::from_secs(90);
 /// After this long the slot is given back although the removal goes on.
 const DELAYED_MS: u64 = 60_000;
 

@@ -164,9 +164,7 @@ impl Actor for Root {
                 Ok(loaded) => state.build(&myself, Record::fold(loaded)).await?,
                 Err(error) => state.fail(&error.to_string()),
             },
-            RootMsg::RestartOutward(index) => {
-                state.spawn_outward(&myself, index, Vec::new()).await?
-            }
+            RootMsg::RestartOutward(index) => state.spawn_outward(&myself, index).await?,
         }
         Ok(())
     }
@@ -220,10 +218,6 @@ impl RootState {
             .iter()
             .map(|(state, _)| state.clone())
             .collect();
-        let cursors = states
-            .iter()
-            .map(|state| (state.id, state.last_event, state.phase.is_final()))
-            .collect::<Vec<_>>();
         let live = states
             .iter()
             .filter(|state| state.needs_actor())
@@ -295,7 +289,7 @@ impl RootState {
             self.core.insert(cell.get_id(), (name, cell));
         }
         for index in 0..PROJECTIONS.len() {
-            self.spawn_outward(myself, index, cursors.clone()).await?;
+            self.spawn_outward(myself, index).await?;
         }
         self.slot.set_phase("ready");
         Ok(())
@@ -305,7 +299,6 @@ impl RootState {
         &mut self,
         myself: &ActorRef<RootMsg>,
         index: usize,
-        tasks: Vec<(TaskId, EventNumber, bool)>,
     ) -> Result<(), ActorProcessingErr> {
         let Some(projection) = PROJECTIONS.get(index).copied() else {
             return Ok(());
@@ -322,7 +315,6 @@ impl RootState {
             wires: Arc::clone(&self.wires),
             parent: self.slot.id(),
             restarts,
-            tasks,
         };
         let (actor, _) =
             Actor::spawn_linked(None, Outward(projection), args, myself.get_cell()).await?;

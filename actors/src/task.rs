@@ -30,7 +30,8 @@ use crate::wiring::Wires;
 const PREPARE_DEADLINE: Duration = Duration::from_secs(600);
 const OPEN_DEADLINE: Duration = Duration::from_secs(60);
 const CALL_DEADLINE: Duration = Duration::from_secs(30);
-const ABORT_DEADLINE: Duration = Duration::from_secs(45);
+/// Ending a run in a cold directory is watched until no run can begin any more.
+const ABORT_DEADLINE: Duration = Duration::from_secs(70);
 const COLLECT_DEADLINE: Duration = Duration::from_secs(120);
 const OUTPUT_DEADLINE: Duration = Duration::from_secs(5);
 /// Output not yet written is cut beyond this, so that a stuck disk cannot fill the memory.

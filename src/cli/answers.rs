@@ -93,8 +93,6 @@ pub(crate) struct OpenRequest {
     pub(crate) request_id: String,
     /// What the worker asks.
     pub(crate) text: String,
-    /// When its default is applied, milliseconds since 1970.
-    pub(crate) expires_at: i64,
 }
 
 /// `get_task_status`.
@@ -115,10 +113,6 @@ pub(crate) struct TaskStatus {
     pub(crate) engine: String,
     /// Milliseconds since 1970.
     pub(crate) created_at: i64,
-    /// Milliseconds since 1970; absent while queued.
-    pub(crate) started_at: Option<i64>,
-    /// Milliseconds since 1970; absent until it ends.
-    pub(crate) completed_at: Option<i64>,
     /// From the slot to the end.
     pub(crate) duration_ms: Option<u64>,
     /// Attempts so far.

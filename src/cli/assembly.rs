@@ -35,10 +35,12 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Locks the data directory, opens the journal, prepares the engines; starts none.
+    /// Locks the data directory, opens the journal, prepares the engines; starts none. `worker` says how long a worker
+    /// outlives a Chargehand that was killed.
     pub(crate) async fn open(
         settings: &Settings,
         progress: InstallProgress,
+        worker: WorkerSettings,
     ) -> Result<Self, CliError> {
         let data = DataDir::lock(&settings.data.dir).map_err(server)?;
         let directory = data.path().to_owned();
@@ -53,10 +55,10 @@ impl World {
                 name: EngineName::new("local"),
                 data_dir: directory.clone(),
                 binary: local.opencode.clone(),
-                opencode: opencode(local)?,
+                opencode: opencode(local),
                 instance: instance.clone(),
                 install_progress: progress,
-                worker: WorkerSettings::default(),
+                worker,
             })));
         }
         if let Some(remote) = &settings.engines.remote {
@@ -104,27 +106,21 @@ impl World {
     }
 }
 
-fn opencode(local: &LocalEngineSettings) -> Result<OpencodeSettings, CliError> {
-    let mut environment = Vec::new();
-    for (name, value) in &local.env {
-        // The worker's environment is taken from ours by name.
-        if std::env::var(name).is_ok_and(|ours| ours == value.expose()) {
-            environment.push(name.clone());
-        } else {
-            return Err(CliError::Usage(format!(
-                "engines.local.env.{name} must also be set to the same value in Chargehand's own environment"
-            )));
-        }
-    }
+fn opencode(local: &LocalEngineSettings) -> OpencodeSettings {
+    let environment = local
+        .env
+        .iter()
+        .map(|(name, value)| (name.clone(), Secret::new(value.expose())))
+        .collect();
     let config = (!local.opencode_config.is_empty())
         .then(|| serde_json::Value::Object(local.opencode_config.clone()));
-    Ok(OpencodeSettings {
+    OpencodeSettings {
         model: local.model.as_deref().and_then(model),
         small_model: local.small_model.as_deref().and_then(model),
         config,
         environment,
         ..OpencodeSettings::default()
-    })
+    }
 }
 
 fn model(text: &str) -> Option<ModelRef> {

@@ -43,10 +43,7 @@ pub(crate) async fn demo(global: &GlobalArgs, args: &DemoArgs) -> Result<Exit, C
     };
     let screen = Screen::new(true, false);
     let mut interrupts = Interrupts::listen()?;
-    let own = tokio::select! {
-        own = OwnServer::start(&args.config, model, &screen) => own?,
-        () = interrupts.next() => return Err(CliError::Interrupted),
-    };
+    let own = OwnServer::start(&args.config, model, &screen, &mut interrupts).await?;
     let ready = begun.elapsed();
     let result = async {
         let mut request = json!({
@@ -72,8 +69,8 @@ pub(crate) async fn demo(global: &GlobalArgs, args: &DemoArgs) -> Result<Exit, C
     .await;
     let worked = begun.elapsed();
     let home = own.directory().to_owned();
-    own.stop(matches!(result, Err(CliError::Interrupted)))
-        .await?;
+    let at_once = matches!(result, Err(CliError::Interrupted));
+    own.stop(&mut interrupts, at_once).await;
     let clean = all_gone(&home).await;
     farewell(args, &home, ready, worked, begun.elapsed());
     let exit = result?;

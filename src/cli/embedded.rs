@@ -20,11 +20,12 @@ use super::args::ConfigArgs;
 use super::assembly::World;
 use super::client::Client;
 use super::error::{CliError, chain};
+use super::follow::Interrupts;
 use super::leftovers;
 use super::logging;
 use super::rpc::{Endpoint, Token};
 use super::terminal::{Screen, clean};
-use crate::adapters::opencode::find_or_install;
+use crate::adapters::opencode::{WorkerSettings, find_or_install};
 use crate::config::{
     DataSettings, LocalEngineSettings, Secret, Settings, Sources, TokenRole, TokenSettings,
 };
@@ -36,6 +37,8 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 const STOP_WITHIN: Duration = Duration::from_secs(40);
 /// The same after a second Ctrl-C.
 const STOP_AT_ONCE: Duration = Duration::from_secs(2);
+/// How long the worker goes on when this program was killed: nobody will start it on that directory again.
+const ABANDONED_AFTER: Duration = Duration::from_secs(60);
 /// Private directories that are kept.
 const KEPT: usize = 10;
 /// The file that says, by its lock, that a private directory is in use.
@@ -96,66 +99,47 @@ pub(crate) struct OwnServer {
 }
 
 impl OwnServer {
-    /// Starts it and waits until it answers; installs OpenCode first if there is none.
+    /// Starts it and waits until it answers; installs OpenCode first if there is none. An interrupt ends what was started.
     pub(crate) async fn start(
         args: &ConfigArgs,
         model: ModelChoice,
         screen: &Screen,
+        interrupts: &mut Interrupts,
     ) -> Result<Self, CliError> {
-        let mut settings = settings(args, BTreeMap::new())?;
-        if let Some(local) = &mut settings.engines.local {
-            let tell = |text: &str| {
-                screen.line(&clean(text));
-                screen.status(clean(text).into_owned());
-            };
-            screen.status("looking for OpenCode".to_owned());
-            let program = find_or_install(local.opencode.as_deref(), &settings.data.dir, &tell)
-                .await
-                .map_err(|error| CliError::Server(error.to_string()))?;
-            local.opencode = Some(program);
-        }
-        let scripted = choose_model(&mut settings, model).await?;
-        let (directory, in_use) = private_directory(&settings.data.dir)?;
-        settings.data = DataSettings {
-            workdirs: directory.join("workdirs"),
-            dir: directory.clone(),
+        let prepared = tokio::select! {
+            prepared = prepare(args, model, screen) => prepared?,
+            () = interrupts.next() => return Err(CliError::Interrupted),
         };
-        settings.server.bind = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        settings.engine.on_stop = StopHow::EndWorkers;
-        // Other users of this machine reach the port too.
-        let token = format!(
-            "{}{}",
-            uuid::Uuid::new_v4().simple(),
-            uuid::Uuid::new_v4().simple()
-        );
-        settings.auth.tokens = vec![TokenSettings {
-            name: "cli".to_owned(),
-            token: Secret::new(token.clone()),
-            role: TokenRole::Operator,
-        }];
-        logging::to_file(&directory.join("chargehand.log"), &settings.log.level)?;
         screen.status("starting the server".to_owned());
-        let listener = tokio::net::TcpListener::bind(settings.server.bind).await?;
+        let listener = tokio::net::TcpListener::bind(prepared.settings.server.bind).await?;
         let url = format!("http://{}", listener.local_addr()?);
         let base = Url::parse(&url).map_err(|error| CliError::Server(error.to_string()))?;
-        let client = Endpoint::new(base, Some(Token(token)))
+        let client = Endpoint::new(base, Some(prepared.token))
             .map(Client::at)
             .map_err(|error| CliError::Server(error.to_string()))?;
-        let world = World::open(&settings, Arc::new(|_: &str| {})).await?;
+        let worker = WorkerSettings {
+            abandoned_after: ABANDONED_AFTER,
+            ..WorkerSettings::default()
+        };
+        let world = World::open(&prepared.settings, Arc::new(|_: &str| {}), worker).await?;
         let shutdown = CancellationToken::new();
-        let server = tokio::spawn(serve_until(settings, world, listener, shutdown.clone()));
+        let server = serve_until(prepared.settings, world, listener, shutdown.clone());
         let mut own = Self {
             client,
-            directory,
-            scripted,
+            directory: prepared.directory,
+            scripted: prepared.scripted,
             shutdown,
-            server,
-            _in_use: in_use,
+            server: tokio::spawn(server),
+            _in_use: prepared.in_use,
         };
-        match own.ready().await {
+        let ready = tokio::select! {
+            ready = own.ready() => ready,
+            () = interrupts.next() => Err(CliError::Interrupted),
+        };
+        match ready {
             Ok(()) => Ok(own),
             Err(error) => {
-                own.stop(true).await?;
+                own.stop(interrupts, true).await;
                 Err(error)
             }
         }
@@ -197,23 +181,78 @@ impl OwnServer {
         ))
     }
 
-    /// Stops everything that it started, in order; `at_once` gives it two seconds and then ends what is left.
-    pub(crate) async fn stop(mut self, at_once: bool) -> Result<(), CliError> {
+    /// Stops everything that it started, in order; `at_once`, or an interrupt meanwhile, ends what is left by force.
+    pub(crate) async fn stop(mut self, interrupts: &mut Interrupts, at_once: bool) {
         self.shutdown.cancel();
         let patience = if at_once { STOP_AT_ONCE } else { STOP_WITHIN };
-        if !self.server.is_finished()
-            && tokio::time::timeout(patience, &mut self.server)
-                .await
-                .is_err()
-        {
-            self.server.abort();
-            end_leftovers(&self.directory);
+        if !self.server.is_finished() {
+            let stopped = tokio::select! {
+                _ = &mut self.server => true,
+                () = tokio::time::sleep(patience) => false,
+                () = interrupts.next() => false,
+            };
+            if !stopped {
+                self.server.abort();
+                end_leftovers(&self.directory);
+            }
         }
         if let Some(model) = self.scripted.take() {
             model.stop().await;
         }
-        Ok(())
     }
+}
+
+/// What a server of our own is started with.
+struct Prepared {
+    settings: Settings,
+    token: Token,
+    scripted: Option<ScriptedModel>,
+    directory: PathBuf,
+    in_use: File,
+}
+
+/// Everything up to the first thing that would have to be stopped again.
+async fn prepare(
+    args: &ConfigArgs,
+    model: ModelChoice,
+    screen: &Screen,
+) -> Result<Prepared, CliError> {
+    let mut settings = settings(args, BTreeMap::new())?;
+    if let Some(local) = &mut settings.engines.local {
+        let tell = |text: &str| {
+            screen.line(&clean(text));
+            screen.status(clean(text).into_owned());
+        };
+        screen.status("looking for OpenCode".to_owned());
+        let program = find_or_install(local.opencode.as_deref(), &settings.data.dir, &tell)
+            .await
+            .map_err(|error| CliError::Server(error.to_string()))?;
+        local.opencode = Some(program);
+    }
+    let scripted = choose_model(&mut settings, model).await?;
+    let (directory, in_use) = private_directory(&settings.data.dir)?;
+    settings.data = DataSettings {
+        workdirs: directory.join("workdirs"),
+        dir: directory.clone(),
+    };
+    settings.server.bind = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    settings.engine.on_stop = StopHow::EndWorkers;
+    // Other users of this machine reach the port too.
+    let random = || uuid::Uuid::new_v4().simple();
+    let token = format!("{}{}", random(), random());
+    settings.auth.tokens = vec![TokenSettings {
+        name: "cli".to_owned(),
+        token: Secret::new(token.clone()),
+        role: TokenRole::Operator,
+    }];
+    logging::to_file(&directory.join("chargehand.log"), &settings.log.level)?;
+    Ok(Prepared {
+        settings,
+        token: Token(token),
+        scripted,
+        directory,
+        in_use,
+    })
 }
 
 /// Runs a server until `shutdown`, then closes its journal.

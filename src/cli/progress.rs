@@ -208,3 +208,96 @@ fn tool_count(message: &str) -> u64 {
         None => body.split("; ").count().min(3) as u64,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::answers::Usage;
+
+    fn piece(text: &str, next_offset: u64) -> Text {
+        Text {
+            text: text.to_owned(),
+            next_offset,
+            total: next_offset,
+        }
+    }
+
+    fn stripped(line: &str) -> String {
+        anstream::adapter::strip_str(line).to_string()
+    }
+
+    #[test]
+    fn the_workers_words_come_line_by_line_and_the_open_end_waits() {
+        let mut words = Words::default();
+        assert_eq!(words.take(&piece("I lo", 4)), Vec::<String>::new());
+        let lines = words.take(&piece("ok.\n[done: read: a]\n\nThen \u{1b}[2J\nand", 40));
+        let lines: Vec<String> = lines.iter().map(|line| stripped(line)).collect();
+        assert_eq!(
+            lines,
+            ["           │ I look.", "           │ Then \\u1b[2J"]
+        );
+        assert_eq!(words.offset(), 40);
+        assert_eq!(words.take(&piece(" so on\n", 47)).len(), 1);
+    }
+
+    #[test]
+    fn tool_calls_are_counted_from_what_the_server_says() {
+        assert_eq!(tool_count("Tools: bash: a."), 1);
+        assert_eq!(tool_count("Tools: read: a; read: b."), 2);
+        assert_eq!(
+            tool_count("Tools: read: a; read: b; edit: c; and 4 more."),
+            7
+        );
+        assert_eq!(
+            tool_count("Tools: bash: a; b; c; d; e."),
+            3,
+            "the sentence names three at most"
+        );
+    }
+
+    #[test]
+    fn the_changing_line_says_what_is_known() {
+        let mut progress = Progress::default();
+        progress.update(TaskStatus {
+            phase: "queued".to_owned(),
+            queue_position: Some(2),
+            waiting_for: Some("a slot".to_owned()),
+            ..TaskStatus::default()
+        });
+        assert_eq!(
+            stripped(&progress.spinner(400)),
+            "queued · place 2 in the queue · 0.4 s  waits for a slot"
+        );
+        progress.update(TaskStatus {
+            phase: "running".to_owned(),
+            steps: 1,
+            files_touched: vec!["a".to_owned(), "b".to_owned()],
+            usage: Usage {
+                input: 11_000,
+                cache_read: 2_000,
+                output: 90,
+                ..Usage::default()
+            },
+            doing: "runs\nbash".to_owned(),
+            ..TaskStatus::default()
+        });
+        assert_eq!(
+            stripped(&progress.spinner(75_000)),
+            "running · 1 step · 2 files · 13k tokens in, 90 out · 1 min 15 s  runs bash"
+        );
+    }
+
+    #[test]
+    fn a_question_of_the_worker_is_told_once() {
+        let asks = TaskStatus {
+            requests: vec![super::super::answers::OpenRequest {
+                request_id: "r1".to_owned(),
+                text: "May I?".to_owned(),
+            }],
+            ..TaskStatus::default()
+        };
+        let mut progress = Progress::default();
+        assert_eq!(progress.update(asks.clone()).len(), 1);
+        assert_eq!(progress.update(asks).len(), 0);
+    }
+}

@@ -21,49 +21,75 @@ const DIFF_SHOWN: u64 = 200_000;
 /// `run`.
 pub(crate) async fn run(global: &GlobalArgs, args: &RunArgs) -> Result<Exit, CliError> {
     let request = request(args)?;
-    let screen = Screen::new(true, false);
-    if let Some(client) = running_server(global, args).await? {
-        if args.dir.is_some() && !client.is_loopback() {
-            let text = "the server is on another machine; --dir names a directory there";
-            screen.line(&paint(YELLOW, text).to_string());
-        }
-        let task = submit(&client, request).await?;
-        if args.no_watch {
-            drop(screen);
-            if global.json {
-                print_json(&task)?;
-            } else {
-                print(task["task_id"].as_str().unwrap_or_default())?;
-            }
-            return Ok(Exit::Ok);
-        }
-        let task: Accepted = client.decode(task)?;
-        let text = format!("task {} on {}", task.task_id, client.url());
-        screen.line(&paint(BOLD, text).to_string());
-        let mut interrupts = Interrupts::listen()?;
-        return watch(&client, &task.task_id, screen, &mut interrupts, global.json).await;
-    }
-    if args.no_watch {
-        return Err(CliError::Usage(
+    match running_server(global, args).await? {
+        Some(client) => on_running_server(&client, args, request, global.json).await,
+        None if args.no_watch => Err(CliError::Usage(
             "--no-watch hands the task to a running server, and none answers; start one with `chargehand serve`"
                 .to_owned(),
-        ));
+        )),
+        None => on_own_server(global, args, request).await,
     }
-    on_own_server(global, args, request, screen).await
+}
+
+async fn on_running_server(
+    client: &Client,
+    args: &RunArgs,
+    request: Value,
+    json: bool,
+) -> Result<Exit, CliError> {
+    if !args.pass_env.is_empty() {
+        return Err(CliError::Usage(format!(
+            "the server at {} has an environment of its own, --pass-env cannot change it; set engines.local.env there, \
+             or add --own-server",
+            client.url()
+        )));
+    }
+    let screen = Screen::new(!args.no_watch, false);
+    if args.dir.is_some() && !client.is_loopback() {
+        let text = "the server is on another machine; --dir names a directory there";
+        screen.line(&paint(YELLOW, text).to_string());
+    }
+    let answer = submit(client, request).await?;
+    let task: Accepted = client.decode(answer.clone())?;
+    if args.no_watch {
+        if json {
+            print_json(&answer)?;
+        } else {
+            print(&task.task_id)?;
+        }
+        return Ok(Exit::Ok);
+    }
+    let known = if task.existing {
+        " (the key was used before)"
+    } else {
+        ""
+    };
+    let text = format!("task {} on {}{known}", task.task_id, client.url());
+    screen.line(&paint(BOLD, text).to_string());
+    let mut interrupts = Interrupts::listen()?;
+    watch(client, &task.task_id, screen, &mut interrupts, json).await
 }
 
 async fn on_own_server(
     global: &GlobalArgs,
     args: &RunArgs,
     request: Value,
-    screen: Screen,
 ) -> Result<Exit, CliError> {
     let mut interrupts = Interrupts::listen()?;
-    screen.line(&paint(DIM, "no server is running; starting one for this task").to_string());
-    let own = tokio::select! {
-        own = OwnServer::start(&args.config, ModelChoice::Configured(args.pass_env.clone()), &screen) => own?,
-        () = interrupts.next() => return Err(CliError::Interrupted),
+    let screen = Screen::new(true, false);
+    let text = if args.own_server {
+        "starting a server for this task"
+    } else {
+        "no server is running; starting one for this task"
     };
+    screen.line(&paint(DIM, text).to_string());
+    let own = OwnServer::start(
+        &args.config,
+        ModelChoice::Configured(args.pass_env.clone()),
+        &screen,
+        &mut interrupts,
+    )
+    .await?;
     let result = async {
         let task: Accepted = own.client().decode(submit(own.client(), request).await?)?;
         screen.line(&paint(BOLD, format!("task {}", task.task_id)).to_string());
@@ -77,8 +103,8 @@ async fn on_own_server(
         .await
     }
     .await;
-    own.stop(matches!(result, Err(CliError::Interrupted)))
-        .await?;
+    let at_once = matches!(result, Err(CliError::Interrupted));
+    own.stop(&mut interrupts, at_once).await;
     result
 }
 

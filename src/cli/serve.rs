@@ -18,6 +18,7 @@ use super::error::{CliError, Exit};
 use super::follow::Interrupts;
 use super::logging;
 use super::terminal::{BOLD, CYAN, DIM, paint, say};
+use crate::adapters::opencode::WorkerSettings;
 use crate::config::{self, Settings};
 
 /// `serve`.
@@ -41,7 +42,7 @@ pub(crate) async fn serve(args: &ServeArgs) -> Result<Exit, CliError> {
     })?;
     let address = listener.local_addr()?;
     let progress = Arc::new(|text: &str| tracing::info!("{text}"));
-    let world = World::open(&settings, progress).await?;
+    let world = World::open(&settings, progress, WorkerSettings::default()).await?;
     let shutdown = CancellationToken::new();
     let mut server = tokio::spawn(serve_until(
         settings.clone(),

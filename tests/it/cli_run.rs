@@ -147,6 +147,15 @@ async fn a_repository_on_this_machine_becomes_a_file_url() {
 }
 
 #[tokio::test]
+async fn a_running_server_keeps_its_own_environment() {
+    let server = with_task().await;
+    let ended = server.run(&["run", "x", "--pass-env", "HOME"]).await;
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    assert!(ended.err.contains("--own-server"), "{}", ended.err);
+    assert!(server.calls("opencode_execute_task").is_empty());
+}
+
+#[tokio::test]
 async fn a_refused_task_is_told_in_the_servers_words() {
     let server = Server::start().await;
     server.tool_error(

@@ -40,10 +40,11 @@ impl Seen {
 
 /// What the server answers, by tool or path; the last answer of a list is repeated.
 type Answer = Arc<dyn Fn(&Seen) -> Response + Send + Sync>;
+type Rules = Vec<(String, VecDeque<Answer>)>;
 
 #[derive(Clone, Default)]
 struct Shared {
-    rules: Arc<Mutex<Vec<(String, VecDeque<Answer>)>>>,
+    rules: Arc<Mutex<Rules>>,
     seen: Arc<Mutex<Vec<Seen>>>,
 }
 

@@ -35,7 +35,7 @@ pub(crate) struct Setup {
     pub(crate) opencode_config: Value,
     /// Another OpenCode than the usual one.
     pub(crate) opencode: Option<PathBuf>,
-    /// `[engines.remote]`; the engine is then the default, and there is no local one.
+    /// `[engines.remote]`; the engine is then the default, and there is no local one. `{place}` is the product's directory.
     pub(crate) remote: Option<Value>,
 }
 
@@ -103,10 +103,16 @@ impl Product {
         };
         let settings = json!({
             "tasks": setup.tasks, "engines": engines, "engine": {"default": default, "on_stop": "end_workers"},
-            "log": {"level": "info,chargehand=debug,chargehand_actors=debug"},
+            "log": {"level": "info,chargehand_actors=debug"},
         });
         let file = directory.path().join("chargehand.toml");
-        std::fs::write(&file, toml::to_string(&settings).unwrap()).unwrap();
+        std::fs::write(
+            &file,
+            toml::to_string(&settings)
+                .unwrap()
+                .replace("{place}", directory.path().to_str().unwrap()),
+        )
+        .unwrap();
         let child = serve(directory.path());
         let mut product = Self {
             model,
@@ -240,6 +246,40 @@ impl Product {
         assert_eq!(seen["status"], status, "{task}: {seen:#}");
         self.audit(task, &seen).await;
         seen
+    }
+
+    /// As [`Self::ended`], with this last text.
+    pub(crate) async fn ended_saying(&self, task: &str, status: &str, output: &str) -> Value {
+        let seen = self.ended(task, status).await;
+        if seen["output"] != output {
+            self.tell(task).await;
+        }
+        assert_eq!(seen["output"], output, "{task}");
+        seen
+    }
+
+    /// Prints what happened to a task and what the model was asked, for a person who reads a failed test.
+    async fn tell(&self, task: &str) {
+        for event in self.client.history(task).await {
+            eprintln!(
+                "{} {} {}",
+                event["timestamp"], event["event"], event["message"]
+            );
+        }
+        for request in self.model.requests() {
+            let messages = request.body["messages"].as_array().unwrap();
+            eprintln!(
+                "request {} turn {} of {}: {:?}",
+                request.number, request.turn, request.cwd, request.end
+            );
+            for message in messages
+                .iter()
+                .filter(|message| message["role"] != "system")
+            {
+                let text: String = message.to_string().chars().take(300).collect();
+                eprintln!("    {text}");
+            }
+        }
     }
 
     /// What must hold of every task that has ended.
@@ -663,6 +703,26 @@ impl Worker {
             response.status()
         );
         response.json().await.ok()
+    }
+
+    /// A POST with a JSON body and answer.
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Value {
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let request = http
+            .post(format!("{}{path}", self.url))
+            .basic_auth("opencode", Some(&self.password));
+        let response = request
+            .json(&body)
+            .timeout(Duration::from_secs(30))
+            .send()
+            .await
+            .unwrap();
+        assert!(
+            response.status().is_success(),
+            "{path}: {}",
+            response.status()
+        );
+        response.json().await.unwrap()
     }
 
     /// A session by its id.

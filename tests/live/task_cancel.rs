@@ -216,7 +216,7 @@ async fn while_the_result_is_read() {
     };
     let planner = &product.client;
     let many =
-        "for d in $(seq 60); do mkdir d$d; for f in $(seq 400); do echo $f > d$d/f$f; done; done";
+        "for d in $(seq 60); do mkdir d$d; for f in $(seq 100); do echo $f > d$d/f$f; done; done";
     let id = planner
         .submit(
             turns(json!([bash(many), {"text": "Many files."}])),

@@ -131,24 +131,21 @@ async fn a_task_that_runs_too_long_is_ended_with_all_that_it_started() {
         return;
     };
     let planner = &product.client;
-    let effects = product.directory.path().join("effects");
-    let line = |word: &str| format!("echo {word} >> {}", effects.display());
+    let pids = product.directory.path().join("pids");
+    let note = format!("echo $! >> {}", pids.display());
     // One child left behind by an earlier command, one of the command that runs.
-    let left = format!(
-        "nohup sh -c 'sleep 20; {}' >/dev/null 2>&1 &",
-        line("orphan")
-    );
-    let long = format!(
-        "{}; (sleep 20; {}) & sleep 600",
-        line("begun"),
-        line("child")
-    );
+    let left = format!("nohup sleep 601 >/dev/null 2>&1 & {note}");
+    let long = format!("sleep 602 & {note}; sleep 603");
     let script = turns(json!([bash(&left), bash(&long), {"text": "Never."}]));
     let began = Instant::now();
-    let id = planner.submit(script, json!({"timeout_ms": 4_000})).await;
+    let id = planner.submit(script, json!({"timeout_ms": 15_000})).await;
     let next = planner
         .submit(turns(json!([{"text": "Next."}])), json!({}))
         .await;
+    until("both children run", || async {
+        (lines(&pids) == 2).then_some(())
+    })
+    .await;
     let seen: Value = product.ended(&id, "timeout").await;
     assert!(
         began.elapsed() < Duration::from_secs(60),
@@ -157,12 +154,14 @@ async fn a_task_that_runs_too_long_is_ended_with_all_that_it_started() {
     );
     assert_eq!(seen.get("exit_code"), None);
     let ran = seen["running_ms"].as_u64().unwrap();
-    assert!((4_000..6_000).contains(&ran), "{ran}");
-    assert!(seen["error"].as_str().unwrap().contains("4 s"), "{seen:#}");
-    let seen = product.ended(&next, "completed").await;
-    assert_eq!(seen["output"], "Next.");
-    tokio::time::sleep(Duration::from_secs(21)).await;
-    assert_eq!(std::fs::read_to_string(&effects).unwrap(), "begun\n");
+    assert!((15_000..17_000).contains(&ran), "{ran}");
+    assert!(seen["error"].as_str().unwrap().contains("15 s"), "{seen:#}");
+    let children = std::fs::read_to_string(&pids).unwrap();
+    assert!(
+        children.lines().all(|pid| !alive(pid.parse().unwrap())),
+        "a child is left"
+    );
+    product.ended_saying(&next, "completed", "Next.").await;
     assert_eq!(planner.status(&id).await["status"], "timeout");
     product.stop().await;
 }

@@ -177,6 +177,16 @@ impl MemoryJournal {
         lock(&self.store).of(task).cloned().collect()
     }
 
+    /// Every task ever accepted, oldest first.
+    pub fn tasks(&self) -> Vec<TaskId> {
+        let store = lock(&self.store);
+        let accepted = store
+            .events
+            .iter()
+            .filter(|e| matches!(e.event, Event::TaskAccepted { .. }));
+        accepted.filter_map(|e| e.task).collect()
+    }
+
     /// Newest row of a task.
     pub fn row(&self, task: TaskId) -> Option<TaskView> {
         lock(&self.store).rows.get(&task).cloned()

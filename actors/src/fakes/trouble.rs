@@ -126,6 +126,19 @@ impl Trace {
         lines.push_back(format!("{at:>9} {}", line.as_ref()));
     }
 
+    /// The last `n` lines.
+    pub fn tail(&self, n: usize) -> String {
+        let text = self.text();
+        let from = text.lines().count().saturating_sub(n);
+        text.lines()
+            .skip(from)
+            .fold(String::new(), |mut text, line| {
+                text.push_str(line);
+                text.push('\n');
+                text
+            })
+    }
+
     /// All lines.
     pub fn text(&self) -> String {
         let lines = lock(&self.0.1);
@@ -139,7 +152,8 @@ impl Trace {
 
 #[derive(Debug, Default)]
 struct Plan {
-    rates: Rates,
+    /// By prefix of the call's name; the first that fits counts.
+    rates: Vec<(&'static str, Rates)>,
     once: HashMap<&'static str, VecDeque<Fate>>,
     always: HashMap<&'static str, Fate>,
     drawn: HashMap<String, u64>,
@@ -168,8 +182,9 @@ impl Trouble {
         }
     }
 
-    /// Every call from now on goes wrong at these rates.
-    pub fn set_rates(&self, rates: Rates) {
+    /// Every call from now on whose name begins with one of these prefixes goes wrong at its rates; the first that
+    /// fits counts.
+    pub fn set_rates(&self, rates: Vec<(&'static str, Rates)>) {
         lock(&self.plan).rates = rates;
     }
 
@@ -191,7 +206,7 @@ impl Trouble {
     pub fn clear(&self) {
         self.fuse.set(None);
         let mut plan = lock(&self.plan);
-        plan.rates = Rates::default();
+        plan.rates.clear();
         plan.once.clear();
         plan.always.clear();
     }
@@ -213,7 +228,10 @@ impl Trouble {
             .get_mut(what)
             .and_then(VecDeque::pop_front)
             .or_else(|| plan.always.get(what).copied());
-        let fate = scripted.unwrap_or_else(|| plan.rates.draw(&mut random));
+        let fate = scripted.unwrap_or_else(|| {
+            let fits = plan.rates.iter().find(|(name, _)| what.starts_with(name));
+            fits.map_or(Fate::Fine, |(_, rates)| rates.draw(&mut random))
+        });
         (fate, random)
     }
 

@@ -174,20 +174,22 @@ impl Machine {
         }
     }
 
-    /// The run goes on with a new prompt; what the worker had not taken up is sent again under new ids.
+    /// The run goes on with a new prompt; what is not in the session is sent again under new ids.
     fn prompts_after_pause(&mut self, cx: &mut Context<'_>, out: &mut Step) {
         let unread: Vec<(String, Option<String>)> = self
             .state
             .prompts
             .iter()
-            .filter(|record| record.is_open())
+            .filter(|record| record.is_open() && !record.seen)
             .map(|record| (record.prompt.text.clone(), record.prompt.carries.clone()))
             .collect();
         let first_unread = self
             .state
             .prompts
             .iter()
-            .find(|record| record.prompt.kind == PromptKind::First && record.is_open())
+            .find(|record| {
+                record.prompt.kind == PromptKind::First && record.is_open() && !record.seen
+            })
             .map(|record| record.prompt.text.clone());
         match first_unread {
             Some(text) => self.want_prompt(PromptKind::First, text, None, cx, out),
@@ -259,13 +261,17 @@ impl Machine {
         signal: ControlSignal,
         out: &mut Step,
     ) {
+        let phase = self.state.phase;
         let reply = match self.state.refuses(signal) {
-            Some(why) => Reply::Refused(Refusal::Phase(why.to_owned())),
-            None => Reply::Control(ControlOutcome {
-                phase: self.state.phase,
+            None if phase == Phase::Cancelled => Reply::Control(ControlOutcome {
+                phase,
                 pause: None,
                 already: true,
             }),
+            why => {
+                let why = why.unwrap_or("it has ended; there is nothing left to cancel");
+                Reply::Refused(Refusal::Phase(why.to_owned()))
+            }
         };
         out.effects.push(Effect::Reply(ticket, reply));
     }

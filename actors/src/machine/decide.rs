@@ -159,10 +159,13 @@ fn cut_run(
     now: WallTime,
     why: &str,
 ) -> Verdict {
-    let resent = hints
-        .sent_at
-        .is_some_and(|at| now.ms_since(at) < TAKE_UP_GRACE_MS);
-    if resent {
+    // A run that was continued has its time to begin, also when the one who continued it is no more.
+    let since = match hints.sent_at {
+        Some(sent) => Some(sent),
+        None if state.interrupted => None,
+        None => state.resumed_at,
+    };
+    if since.is_some_and(|at| now.ms_since(at) < TAKE_UP_GRACE_MS) {
         return Verdict::Wait;
     }
     if state.resumes >= max_resumes {

@@ -2,7 +2,7 @@
 //!
 //! In: what a port answered. Out: events. A port that does not answer never fails a task: the job is put off and repeated.
 
-use super::decide::{Verdict, decide};
+use super::decide::{TAKE_UP_GRACE_MS, Verdict, decide};
 use super::input::{Context, ReadResult, Step};
 use super::step::Machine;
 use crate::command::Answer;
@@ -15,10 +15,8 @@ use crate::ports::{
     Activity, AnswerOutcome, EngineError, LastMessage, Prepared, SessionReport, WorkdirError,
 };
 
-/// Between the two readings that must agree before an end is believed, in milliseconds.
-const SETTLE_MS: u64 = 100;
-/// Longer, where no stream told of the end.
-const SETTLE_UNHEARD_MS: u64 = 300;
+/// Between the two readings that must agree before a session is believed to be gone, in milliseconds.
+const GONE_MS: u64 = 300;
 /// How often taking the changes is tried.
 const COLLECT_TRIES: u32 = 3;
 /// What an unattended worker is told.
@@ -311,7 +309,7 @@ impl Machine {
     fn session_gone(&mut self, now: WallTime, out: &mut Step) {
         self.live.gone_readings += 1;
         if self.live.gone_readings < 2 {
-            let again = now.plus_ms(SETTLE_UNHEARD_MS);
+            let again = now.plus_ms(GONE_MS);
             self.live.not_before = Some(again);
             self.live.read_at = Some(again);
             return;
@@ -535,8 +533,7 @@ impl Machine {
         }
         if self.live.verdict.as_ref() != Some(&verdict) {
             // Seen once: believed when a second reading says the same.
-            let heard = self.live.hints.sent_at.is_some();
-            let settle = if heard { SETTLE_MS } else { SETTLE_UNHEARD_MS };
+            let settle = settle_ms(&verdict);
             self.live.verdict = Some(verdict);
             self.live.undecided_since.get_or_insert(now);
             self.live.read_at = Some(now.plus_ms(settle));
@@ -581,12 +578,32 @@ impl Machine {
         self.state.run_text.clone_from(&report.text);
         self.state.run_text_cut = report.text_cut;
         self.state.usage = report.usage;
+        // Steps that nobody heard: they ended while Chargehand was dead or the stream was broken.
+        if report.steps > self.state.steps {
+            let (steps, usage) = (report.steps, report.usage);
+            self.emit(now, out, Event::StepFinished { steps, usage });
+        }
+    }
+
+    /// Whether a prompt was sent that the engine may still store.
+    fn prompt_on_its_way(&self, now: WallTime) -> bool {
+        self.live.sending.is_some()
+            || self.state.prompts.iter().any(|record| {
+                let sent = record.accepted_at.unwrap_or(record.wanted_at);
+                record.is_open() && !record.seen && now.ms_since(sent) < TAKE_UP_GRACE_MS
+            })
     }
 
     /// After an abort: did the run end by it, or had it ended well before?
     fn abort_reading(&mut self, report: &SessionReport, now: WallTime, out: &mut Step) {
         if report.activity != Activity::Idle {
             self.live.abort_done = false;
+            return;
+        }
+        if self.prompt_on_its_way(now) {
+            // Nothing runs yet: what was sent would begin after the abort. Ended when it is stored, or lost for sure.
+            self.live.abort_done = false;
+            self.live.not_before = Some(now.plus_ms(GONE_MS));
             return;
         }
         let Some(reason) = self.state.abort else {
@@ -625,6 +642,16 @@ impl Machine {
                 self.run_ended(Outcome::Failed { failure }, now, out);
             }
         }
+    }
+}
+
+/// Between the two readings that must agree before a verdict is believed, in milliseconds. An end may be late in the record
+/// by a few; what would repeat work waits longer.
+const fn settle_ms(verdict: &Verdict) -> u64 {
+    match verdict {
+        Verdict::Working | Verdict::Wait | Verdict::Ended(_) => 100,
+        Verdict::Resend(_) => 500,
+        Verdict::Resume(_) => 1_000,
     }
 }
 

@@ -93,6 +93,7 @@ pub struct TaskState {
     pub abort: Option<AbortReason>,
     pub abort_detail: String,
     pub resumes: u32,
+    pub resumed_at: Option<WallTime>,
     pub outcome: Option<Outcome>,
     pub run_text: String,
     pub run_text_cut: bool,
@@ -148,6 +149,7 @@ impl TaskState {
             abort: None,
             abort_detail: String::new(),
             resumes: 0,
+            resumed_at: None,
             outcome: None,
             run_text: String::new(),
             run_text_cut: false,
@@ -356,6 +358,7 @@ impl TaskState {
             }
             Event::ResumeWanted { resume, .. } => {
                 self.resumes = *resume;
+                self.resumed_at = Some(at);
                 self.interrupted = false;
             }
             Event::RunEnded {
@@ -445,7 +448,8 @@ impl TaskState {
         }
         if matches!(prompt.kind, PromptKind::First | PromptKind::Resume) {
             for record in &mut self.prompts {
-                record.superseded |= !record.taken_up;
+                // What stands in the session is read with the new prompt; what does not is said again by it.
+                record.superseded |= !record.taken_up && !record.seen;
             }
         }
         self.interrupted = false;

@@ -9,14 +9,16 @@ use super::decide::{Hints, Verdict};
 use super::input::{Context, Effect, Input, Reply, Step, Ticket};
 use super::observe::Observations;
 use super::prompt;
-use super::state::TaskState;
+use super::state::{PromptRecord, TaskState};
 use crate::command::ControlSignal;
 use crate::event::{Event, Failure, FailureKind, Outcome, PauseKind, Phase, Prompt, PromptKind};
-use crate::id::{RequestId, WallTime};
+use crate::id::{RequestId, WallTime, WorkerId};
 use crate::view::ControlOutcome;
 
 /// How often a running session is read although nothing was heard, in milliseconds.
 const POLL_MS: u64 = 15_000;
+/// Until it is looked whether a prompt is stored, when another waits for it, in milliseconds.
+const STORED_MS: u64 = 150;
 /// How long readings may take to say how a run stands before deadlines are judged without them, in milliseconds.
 const UNDECIDED_MS: u64 = 60_000;
 
@@ -103,7 +105,7 @@ impl Machine {
         match input {
             Input::Recovered => self.recovered(cx.now, &mut out),
             Input::Dispatched => self.dispatched(cx.now, &mut out),
-            Input::EngineUp { .. } => self.engine_is_up(cx.now),
+            Input::EngineUp { worker } => self.engine_is_up(&worker, cx.now),
             Input::WorkdirPrepared(result) => self.workdir_prepared(result, cx.now, &mut out),
             Input::SessionOpened(result) => self.session_opened(result, cx, &mut out),
             Input::PromptSent { number, result } => {
@@ -185,13 +187,15 @@ impl Machine {
         }
     }
 
-    fn engine_is_up(&mut self, now: WallTime) {
+    fn engine_is_up(&mut self, worker: &WorkerId, now: WallTime) {
         self.live.engine_up = true;
         self.live.must_read = true;
         self.live.not_before = None;
-        // What was heard or sent before the gap proves nothing now.
+        // What was heard before the gap proves nothing now, and what was sent to another worker may be lost.
         self.live.verdict = None;
-        self.live.hints.sent_at = None;
+        if self.state.worker.as_ref() != Some(worker) {
+            self.live.hints.sent_at = None;
+        }
         self.live.routed = false;
         self.live.read_at = Some(now);
     }
@@ -299,7 +303,7 @@ impl Machine {
             self.live.must_read = false;
         }
         self.read_if_due(cx.now, out);
-        self.send_next(out);
+        self.send_next(cx.now, out);
     }
 
     fn advance_run(&mut self, cx: &mut Context<'_>, out: &mut Step, held_off: bool) {
@@ -317,7 +321,7 @@ impl Machine {
             self.send_kept_messages(cx, out);
             if !held_off {
                 self.give_answers(out);
-                self.send_next(out);
+                self.send_next(cx.now, out);
             }
         }
         self.read_if_due(cx.now, out);
@@ -406,7 +410,10 @@ impl Machine {
     }
 
     /// Sends the oldest prompt that the engine has not taken, one at a time, or the one to be repeated.
-    fn send_next(&mut self, out: &mut Step) {
+    ///
+    /// Taken is not stored: in a directory that is just being opened, OpenCode stores two prompts that follow each other
+    /// closely in any order, and a correction would be read before what it corrects. So the next one waits for the one before.
+    fn send_next(&mut self, now: WallTime, out: &mut Step) {
         // An abort under way would end the run that a prompt begins.
         if self.live.sending.is_some() || self.live.must_read || self.live.aborting {
             return;
@@ -420,20 +427,29 @@ impl Machine {
                 .prompts
                 .iter()
                 .find(|r| r.prompt.number == number),
-            None => self
-                .state
-                .prompts
-                .iter()
-                .find(|r| r.accepted_at.is_none() && r.is_open()),
+            None => self.next_unsent(),
         };
-        if let Some(record) = next {
-            self.live.sending = Some(record.prompt.number);
+        if let Some(prompt) = next.map(|record| record.prompt.clone()) {
+            self.live.sending = Some(prompt.number);
             self.live.hints.last_error = None;
-            out.effects.push(Effect::SendPrompt {
-                session,
-                prompt: record.prompt.clone(),
-            });
+            out.effects.push(Effect::SendPrompt { session, prompt });
+        } else if self
+            .state
+            .prompts
+            .iter()
+            .any(|r| r.accepted_at.is_none() && r.is_open())
+        {
+            // It waits for the one before: look soon whether that is stored.
+            self.read_by(now.plus_ms(STORED_MS));
         }
+    }
+
+    /// The oldest prompt not yet taken. Only when those before it are stored: a cold server stores what it took within
+    /// seconds, in no certain order, and a message must not come before the task.
+    fn next_unsent(&self) -> Option<&PromptRecord> {
+        let open = || self.state.prompts.iter().filter(|r| r.is_open());
+        let on_its_way = open().any(|r| r.accepted_at.is_some() && !r.seen);
+        open().find(|r| r.accepted_at.is_none() && !on_its_way)
     }
 
     fn give_answers(&mut self, out: &mut Step) {

@@ -22,7 +22,7 @@ async fn a_task_runs_to_its_end_and_leaves_nothing_behind() {
         view.phase,
         Phase::Completed,
         "{}",
-        world.trouble.trace.text()
+        world.trouble.trace.tail(80)
     );
     let result = view.result.unwrap();
     assert_eq!(result.text, "all done");

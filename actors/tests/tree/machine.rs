@@ -177,6 +177,14 @@ fn a_pause_before_the_prompt_was_taken_up_sends_it_again_under_new_ids() {
     bench.control(1, ControlSignal::Pause);
     bench.input(Input::Aborted(Ok(())));
     let report = bench.report(Activity::Idle, LastMessage::None);
+    bench.read(report.clone());
+    assert_eq!(
+        bench.state().phase,
+        Phase::Running,
+        "the prompt may still be stored, and begin"
+    );
+    bench.pass(26_000);
+    bench.input(Input::Aborted(Ok(())));
     bench.read(report);
     assert_eq!(bench.state().phase, Phase::Paused);
     bench.effects.clear();
@@ -187,6 +195,58 @@ fn a_pause_before_the_prompt_was_taken_up_sends_it_again_under_new_ids() {
         bench.state().prompts[0].prompt.message_id,
         bench.state().prompts[1].prompt.message_id
     );
+}
+
+#[test]
+fn a_prompt_that_stands_in_the_session_is_not_said_again_after_a_pause() {
+    let mut bench = Bench::sent();
+    bench.control(1, ControlSignal::Pause);
+    bench.input(Input::Aborted(Ok(())));
+    let mut report = bench.report(Activity::Idle, LastMessage::User);
+    report.prompts[0].taken_up = false;
+    bench.read(report);
+    assert_eq!(bench.state().phase, Phase::Paused);
+    bench.effects.clear();
+    bench.control(2, ControlSignal::Resume);
+    assert_eq!(bench.sends(), [(2, PromptKind::Resume)]);
+    assert!(!bench.state().prompts[0].superseded);
+}
+
+#[test]
+fn a_message_is_sent_only_when_the_prompt_before_it_is_stored() {
+    let mut bench = Bench::sent();
+    bench.effects.clear();
+    let mut report = bench.report(Activity::Idle, LastMessage::User);
+    report.prompts[0].taken_up = false;
+    message(&mut bench, 1);
+    assert_eq!(bench.sends(), []);
+    bench.read(report);
+    assert_eq!(bench.sends(), [(2, PromptKind::Message)]);
+}
+
+#[test]
+fn a_broken_stream_does_not_continue_a_run_that_was_just_continued() {
+    let mut bench = Bench::running();
+    bench.input(Input::EngineUp { worker: worker(2) });
+    let mut report = bench.report(Activity::Idle, unfinished());
+    report.worker = worker(2);
+    bench.read_twice(&report);
+    bench.input(Input::PromptSent {
+        number: 1,
+        result: Ok(()),
+    });
+    for crash in [false, true, false] {
+        bench.pass(2_000);
+        if crash {
+            bench.crash();
+        }
+        bench.input(Input::EngineUp { worker: worker(2) });
+        bench.read_twice(&report);
+        assert_eq!(bench.state().resumes, 1, "it has its time to begin");
+    }
+    bench.pass(25_000);
+    bench.read_twice(&report);
+    assert_eq!(bench.state().resumes, 2);
 }
 
 #[test]
@@ -521,7 +581,9 @@ fn a_cut_run_is_continued_twice_and_then_given_up() {
     let mut bench = Bench::running();
     for life in 2..4 {
         bench.effects.clear();
-        bench.engine_up();
+        bench.input(Input::EngineUp {
+            worker: worker(life),
+        });
         let mut report = bench.report(Activity::Idle, unfinished());
         report.worker = worker(life);
         bench.read_twice(&report);
@@ -533,7 +595,7 @@ fn a_cut_run_is_continued_twice_and_then_given_up() {
     }
     let resumes = |e: &&Event| matches!(e, Event::ResumeWanted { .. });
     assert_eq!(bench.events.iter().filter(resumes).count(), 2);
-    bench.engine_up();
+    bench.input(Input::EngineUp { worker: worker(4) });
     let mut report = bench.report(Activity::Idle, unfinished());
     report.worker = worker(4);
     bench.read_twice(&report);
@@ -545,7 +607,7 @@ fn a_cut_run_is_continued_twice_and_then_given_up() {
 #[test]
 fn a_prompt_sent_to_a_new_worker_has_its_time_to_begin() {
     let mut bench = Bench::sent();
-    bench.engine_up();
+    bench.input(Input::EngineUp { worker: worker(2) });
     let mut report = bench.report(Activity::Idle, LastMessage::None);
     report.worker = worker(2);
     bench.read_twice(&report);

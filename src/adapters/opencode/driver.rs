@@ -25,9 +25,6 @@ use super::report::{Records, report};
 use super::version::Version;
 use super::wire::{Message, Owner, Permission, Questions, Session, StatusMap, WireTodo};
 
-/// An idle session is read twice, this far apart: OpenCode says idle before the last message has its end.
-const SETTLE: Duration = Duration::from_millis(300);
-
 /// How long a directory counts as starting after its prompt was taken.
 const COLD_LIMIT: Duration = Duration::from_secs(20);
 
@@ -270,25 +267,14 @@ impl Driver {
         self.sent().remove(session);
     }
 
-    /// Reads the records. An idle session is read until two readings agree.
+    /// Reads the records once. OpenCode says idle before the last message has its end: whoever judges an idle session reads
+    /// it again (the task machine believes only two readings that agree).
     pub(super) async fn read(
         &self,
         session: &SessionRef,
         prompts: &[String],
     ) -> Result<SessionReport, EngineError> {
-        let mut records = self.records(session).await?;
-        for _ in 0..4 {
-            if records.status.is_some() {
-                break;
-            }
-            tokio::time::sleep(SETTLE).await;
-            let again = self.records(session).await?;
-            let settled = again.status.is_none() && mark_of(&again) == mark_of(&records);
-            records = again;
-            if settled {
-                break;
-            }
-        }
+        let records = self.records(session).await?;
         if records.status.is_some() {
             self.gate.warmed(&session.directory);
         }
@@ -463,26 +449,6 @@ impl Driver {
             }
         }
     }
-}
-
-/// What two readings must agree in to be called settled.
-#[derive(PartialEq, Eq)]
-struct Mark {
-    messages: usize,
-    last: String,
-    ended: bool,
-    finish: Option<String>,
-    parts: usize,
-}
-
-fn mark_of(records: &Records) -> Option<Mark> {
-    records.messages.last().map(|last| Mark {
-        messages: records.messages.len(),
-        last: last.info.id.clone(),
-        ended: last.info.is_ended(),
-        finish: last.info.finish.clone(),
-        parts: last.parts.len(),
-    })
 }
 
 fn prompt_body(request: &SendPrompt, default_model: Option<&ModelRef>) -> Value {

@@ -10,7 +10,7 @@ use chargehand_actors::id::{EngineName, InstanceId};
 use chargehand_actors::ports::EngineError;
 use rustix::process::Signal;
 
-use super::orphans::{boot_id, end_all, marked};
+use super::orphans::{Process, boot_id, end_all, marked};
 use super::record::{Files, ProcessRecord, forget, read};
 
 /// Ends everything that the engine `local` of this data directory left running: for programs that clean up after a run
@@ -48,12 +48,41 @@ pub(super) async fn end_owned(files: &Files, owner: String) -> Result<usize, Eng
     .await
     .map_err(|error| EngineError::Fault(format!("ending the old worker failed: {error}")))?;
     ended.map_err(|left| {
-        let pids: Vec<String> = left.iter().map(|process| process.pid.to_string()).collect();
         EngineError::Fault(format!(
             "processes of an earlier worker cannot be ended (pids {}); end them, the engine tries again",
-            pids.join(", ")
+            pids(&left)
         ))
     })
+}
+
+/// Ends what a task left running in its workdir: a server started in the background outlives its session otherwise. The worker
+/// itself works elsewhere; what went to another directory is ended with the worker.
+pub(super) async fn end_in(directory: String, owner: String) -> Result<(), EngineError> {
+    let ended = tokio::task::spawn_blocking(move || {
+        let scan = || -> Vec<Process> {
+            let all = marked(&owner).into_iter();
+            all.filter(|process| process.works_in(Path::new(&directory)))
+                .collect()
+        };
+        if scan().is_empty() {
+            return Ok(0);
+        }
+        end_all(scan)
+    })
+    .await
+    .map_err(|error| EngineError::Fault(format!("ending the task's processes failed: {error}")))?;
+    match ended {
+        Ok(_) => Ok(()),
+        Err(left) => Err(EngineError::Fault(format!(
+            "processes that the task left running cannot be ended (pids {})",
+            pids(&left)
+        ))),
+    }
+}
+
+fn pids(processes: &[Process]) -> String {
+    let pids: Vec<String> = processes.iter().map(|one| one.pid.to_string()).collect();
+    pids.join(", ")
 }
 
 /// The worker first: its guard sees the end, ends every orphan (also one that cleaned its environment), and goes.

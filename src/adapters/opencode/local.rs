@@ -24,7 +24,7 @@ use uuid::Uuid;
 use super::client::{Client, Credentials};
 use super::driver::{Driver, DriverSettings};
 use super::install::{InstallProgress, find_or_install};
-use super::leftovers::end_owned;
+use super::leftovers::{end_in, end_owned};
 use super::orphans::{Process, boot_id};
 use super::process::{
     Launch, USERNAME, cannot, drop_old_logs, launch, living, wait_for_port, wait_for_process,
@@ -492,10 +492,15 @@ impl Engine for LocalEngine {
         directory: Option<String>,
     ) -> PortFuture<'_, Result<(), EngineError>> {
         Box::pin(async move {
-            self.running()?
+            let running = self.running()?;
+            running
                 .driver
-                .remove(attempt, session, directory)
-                .await
+                .remove(attempt, session, directory.clone())
+                .await?;
+            match directory {
+                Some(directory) => end_in(directory, self.owner_prefix()).await,
+                None => Ok(()),
+            }
         })
     }
 

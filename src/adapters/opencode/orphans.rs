@@ -5,6 +5,7 @@
 //! be anyone's. Reads `/proc`, therefore Linux only; elsewhere nothing is found and the engine refuses to start.
 
 use std::fs;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -59,6 +60,11 @@ impl Process {
             // It may have ended since, or be another user's: the next scan tells.
             let _ = kill_process(pid, signal);
         }
+    }
+
+    /// Whether its working directory is this one or below it.
+    pub(super) fn works_in(self, directory: &Path) -> bool {
+        fs::read_link(format!("/proc/{}/cwd", self.pid)).is_ok_and(|cwd| cwd.starts_with(directory))
     }
 
     /// Resident memory in bytes.

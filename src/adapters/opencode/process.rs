@@ -83,14 +83,13 @@ fn environment(
     let data = &launch.files.directory;
     let path = |below: &str| data.join(below).into_os_string();
     let mut all: BTreeMap<String, OsString> = BTreeMap::new();
-    let named = launch.settings.environment.iter().map(String::as_str);
-    for name in ["PATH", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR"]
-        .into_iter()
-        .chain(named)
-    {
+    for name in ["PATH", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR"] {
         if let Some(value) = ours(name) {
             all.insert(name.to_owned(), value);
         }
+    }
+    for (name, value) in &launch.settings.environment {
+        all.insert(name.clone(), value.reveal().into());
     }
     let mut set = |name: &str, value: OsString| {
         all.insert(name.to_owned(), value);
@@ -254,7 +253,7 @@ mod tests {
             log: files.log(1),
         };
         let settings = OpencodeSettings {
-            environment: vec!["ALLOWED".to_owned(), "ABSENT".to_owned()],
+            environment: BTreeMap::from([("ALLOWED".to_owned(), Secret::new("given"))]),
             ..OpencodeSettings::default()
         };
         let launch = Launch {
@@ -266,12 +265,13 @@ mod tests {
             settings: &settings,
         };
         let ours = |name: &str| match name {
-            "PATH" | "ALLOWED" | "ANTHROPIC_API_KEY" | "HTTP_PROXY" => Some("v".into()),
+            "PATH" | "ANTHROPIC_API_KEY" | "HTTP_PROXY" => Some("v".into()),
             _ => None,
         };
         let all = environment(&launch, Path::new("/d/home"), ours);
-        assert!(all.contains_key("PATH") && all.contains_key("ALLOWED"));
-        for name in ["ANTHROPIC_API_KEY", "HTTP_PROXY", "ABSENT"] {
+        assert!(all.contains_key("PATH"));
+        assert_eq!(all.get("ALLOWED"), Some(&"given".into()));
+        for name in ["ANTHROPIC_API_KEY", "HTTP_PROXY"] {
             assert!(!all.contains_key(name), "{name}");
         }
         assert_eq!(

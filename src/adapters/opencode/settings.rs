@@ -1,6 +1,8 @@
 //! What an operator sets about OpenCode. Plain data, secrets redacted; nothing of Chargehand's own environment reaches a worker
 //! unless it is named here.
 
+use std::collections::BTreeMap;
+
 use std::fmt;
 
 use chargehand_actors::command::ModelRef;
@@ -67,8 +69,8 @@ pub struct OpencodeSettings {
     pub providers: Vec<ProviderKey>,
     /// Permission rules, in order of meaning: later ones win.
     pub permissions: Vec<PermissionRule>,
-    /// Names of variables of Chargehand's environment that the worker and its shells get too.
-    pub environment: Vec<String>,
+    /// Variables that the worker and its shells get. Nothing of Chargehand's own environment reaches them otherwise.
+    pub environment: BTreeMap<String, Secret>,
     /// Read `opencode.json`, plugins and MCP entries of the repositories worked on. They run code in the worker.
     pub project_config: bool,
 }

@@ -116,7 +116,7 @@ impl From<&TaskView> for TaskOut {
             task_id: view.id.to_string(),
             status: view.phase.status(),
             phase: view.phase.as_str(),
-            doing: view.doing.clone(),
+            doing: format!("It {}.", view.doing),
             description: cut(&view.spec.description, 200),
             agent_id: view.caller.agent_id.clone(),
             engine: view.spec.engine.to_string(),

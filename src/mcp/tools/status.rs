@@ -223,7 +223,7 @@ fn shape(status: &TaskStatus, since: Option<EventNumber>, now: WallTime) -> Stat
         task_id: view.id.to_string(),
         status: view.phase.status(),
         phase: view.phase.as_str(),
-        doing: view.doing.clone(),
+        doing: format!("It {}.", view.doing),
         next: next_call(view.phase),
         output,
         output_cut: output_cut.unwrap_or(false),

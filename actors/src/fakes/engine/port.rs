@@ -239,12 +239,14 @@ fn arrival(session: &mut Session, prompt: &Prompt) -> Option<RunCause> {
         .iter()
         .position(|message| message.is_user(&prompt.message_id));
     let Some(at) = known else {
-        if let Some(script) = Script::of(&prompt.text) {
+        // The same text twice, neither begun with, is one thing to do.
+        let known = session.unanswered_texts().any(|text| text == prompt.text);
+        if !known && let Some(script) = Script::of(&prompt.text) {
             session.program.extend(script.steps);
         }
         session.messages.push(Message::User {
             id: prompt.message_id.clone(),
-            complete: true,
+            text: prompt.text.clone(),
         });
         return Some(RunCause::Fresh);
     };

@@ -18,7 +18,7 @@ use crate::ports::{Activity, LastMessage, PromptState, SessionReport};
 pub(super) enum Message {
     User {
         id: String,
-        complete: bool,
+        text: String,
     },
     Assistant {
         completed: bool,
@@ -139,6 +139,18 @@ impl Session {
         self.newest_user() > self.newest_assistant()
     }
 
+    /// Texts of user messages newer than the newest answer.
+    pub(super) fn unanswered_texts(&self) -> impl Iterator<Item = &str> {
+        let from = self.newest_assistant().map_or(0, |at| at + 1);
+        self.messages
+            .iter()
+            .skip(from)
+            .filter_map(|message| match message {
+                Message::User { text, .. } => Some(text.as_str()),
+                Message::Assistant { .. } => None,
+            })
+    }
+
     pub(super) fn last(&self) -> LastMessage {
         self.messages
             .last()
@@ -157,13 +169,10 @@ impl Session {
 
     fn prompt_state(&self, id: &str) -> PromptState {
         let at = self.messages.iter().position(|message| message.is_user(id));
-        let complete = at
-            .and_then(|at| self.messages.get(at))
-            .is_some_and(|message| matches!(message, Message::User { complete: true, .. }));
         PromptState {
             message_id: id.to_owned(),
             stored: at.is_some(),
-            complete,
+            complete: at.is_some(),
             taken_up: at.is_some_and(|at| self.newest_assistant() > Some(at)),
             newest: at.is_some() && at == self.newest_user(),
         }
@@ -182,6 +191,16 @@ impl Session {
             .messages
             .iter()
             .rev()
+            // The answer being written says nothing yet.
+            .skip_while(|message| {
+                matches!(
+                    message,
+                    Message::Assistant {
+                        completed: false,
+                        ..
+                    }
+                )
+            })
             .take_while(|message| {
                 matches!(message, Message::Assistant { completed: true, finish: Some(finish), .. }
                     if finish == "unknown")

@@ -197,7 +197,8 @@ impl FakeEngine {
         self.close(id, word, None, false);
         // A prompt that came during the last answer is answered in the same busy time.
         let more = self.with(id, |session| {
-            session.at = session.program.len().max(session.at);
+            let written = session.program.get(session.at);
+            session.at += usize::from(matches!(written, Some(ScriptStep::Finish(_))));
             if session.has_unanswered() {
                 return true;
             }
