@@ -145,7 +145,12 @@ impl RemoteEngine {
         let nonce = Uuid::new_v4().simple().to_string();
         let name = format!(".chargehand-probe-{nonce}");
         let path = mapping.ours.join(&name);
-        tokio::fs::write(&path, &nonce).await.map_err(|error| {
+        // Before the first task it may not be there yet.
+        let written = match tokio::fs::create_dir_all(&mapping.ours).await {
+            Ok(()) => tokio::fs::write(&path, &nonce).await,
+            Err(error) => Err(error),
+        };
+        written.map_err(|error| {
             EngineError::Unusable(format!(
                 "path_map: {} cannot be written: {error}",
                 mapping.ours.display()
