@@ -70,6 +70,7 @@ impl World {
                 username: remote.username.clone(),
                 password: remote.password.as_ref().map(|p| Secret::new(p.expose())),
                 path_map: path_map(remote)?,
+                directory: remote.directory.clone(),
                 instance: instance.clone(),
                 model: None,
             };

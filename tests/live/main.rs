@@ -18,3 +18,4 @@ mod task_old_opencode;
 mod task_pause;
 mod task_queue;
 mod task_remote;
+mod task_remote_rest;

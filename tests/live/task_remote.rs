@@ -76,6 +76,13 @@ impl Foreign {
         made["id"].as_str().unwrap().to_owned()
     }
 
+    /// Chargehand and the server on one machine: the workdirs have the same path for both.
+    fn same_paths(&self) -> Value {
+        let mut setting = self.setting();
+        setting["path_map"] = json!({"{place}/data/workdirs": "{place}/data/workdirs"});
+        setting
+    }
+
     fn setting(&self) -> Value {
         json!({"url": self.worker.url, "password": self.worker.password})
     }
@@ -151,7 +158,7 @@ async fn with_the_same_paths_and_with_a_path_map() {
     ];
 
     let setup = Setup {
-        remote: Some(foreign.setting()),
+        remote: Some(foreign.same_paths()),
         ..Setup::default()
     };
     let product = Product::start(setup).await.unwrap();
@@ -211,7 +218,7 @@ async fn chargehand_is_killed_with_a_remote_task_running() {
         .unwrap();
     let foreign = Foreign::start(&program, &place.path().join("home"), &model).await;
     let setup = Setup {
-        remote: Some(foreign.setting()),
+        remote: Some(foreign.same_paths()),
         ..Setup::default()
     };
     let mut product = Product::start(setup).await.unwrap();
