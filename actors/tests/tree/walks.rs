@@ -18,7 +18,7 @@ use crate::bench::{Bench, LIMITS, session, worker};
 #[derive(Clone, Debug)]
 enum Stir {
     /// An input that fits nothing in particular.
-    Any(Input),
+    Any(Box<Input>),
     /// The oldest job that the machine asked for ends well.
     JobWorks,
     /// It fails, and may be tried again.
@@ -243,11 +243,11 @@ fn stir() -> impl Strategy<Value = Stir> {
         30 => Just(Stir::JobWorks),
         8 => Just(Stir::JobFails),
         20 => reading().prop_map(|reading| Stir::Reading(Box::new(reading))),
-        12 => command().prop_map(Stir::Any),
-        16 => stray().prop_map(Stir::Any),
+        12 => command().prop_map(|input| Stir::Any(Box::new(input))),
+        16 => stray().prop_map(|input| Stir::Any(Box::new(input))),
         12 => pass.prop_map(Stir::Pass),
         4 => Just(Stir::Crash),
-        1 => rare.prop_map(Stir::Any),
+        1 => rare.prop_map(|input| Stir::Any(Box::new(input))),
     ]
 }
 
@@ -315,7 +315,7 @@ fn walk(bench: &mut Bench, stirs: Vec<Stir>) {
         };
         match stir {
             Stir::Any(input) => {
-                bench.input(input);
+                bench.input(*input);
             }
             Stir::JobWorks => end(bench, &mut jobs, true),
             Stir::JobFails => end(bench, &mut jobs, false),
