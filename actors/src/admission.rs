@@ -394,6 +394,7 @@ impl AdmissionState {
 
     fn publish(&mut self) {
         self.changed = false;
+        self.ledger.take_changed();
         let pending = u32::try_from(self.pending.len()).unwrap_or(u32::MAX);
         let view = QueueView {
             position: self.ledger.order().into_iter().zip(1..).collect(),

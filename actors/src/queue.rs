@@ -2,7 +2,8 @@
 //!
 //! In: accepted, held, released tasks. Out: the next task to be given a slot, and everybody's place in the queue.
 
-use std::collections::{BTreeMap, HashMap};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
 
 use crate::command::{Caller, Priority};
 use crate::id::{EngineName, TaskId};
@@ -85,7 +86,7 @@ impl Ledger {
 
     pub(crate) fn enqueue(&mut self, caller: Caller, waiting: Waiting) {
         let line = self.waiting.entry(caller).or_default();
-        let key = |w: &Waiting| (std::cmp::Reverse(w.priority), w.order);
+        let key = |w: &Waiting| (Reverse(w.priority), w.order);
         let at = line.partition_point(|other| key(other) < key(&waiting));
         line.insert(at, waiting);
         self.changed = true;
@@ -196,35 +197,29 @@ impl Ledger {
 
     /// Waiting tasks in the order in which they would be served if all engines were ready.
     pub(crate) fn order(&self) -> Vec<TaskId> {
-        let mut held = self.held_per_caller();
-        let mut served: HashMap<&Caller, u64> = self
-            .served
-            .iter()
-            .map(|(caller, tick)| (caller, *tick))
-            .collect();
-        let mut next: BTreeMap<&Caller, usize> =
-            self.waiting.keys().map(|caller| (caller, 0)).collect();
-        let mut tick = self.tick;
-        let mut order = Vec::new();
-        loop {
-            let best = next
-                .iter()
-                .filter_map(|(caller, index)| {
-                    let waiting = self.waiting.get(*caller)?.get(*index)?;
-                    let holds = held.get(*caller).copied().unwrap_or(0);
-                    let at = served.get(*caller).copied().unwrap_or(0);
-                    Some((holds, at, waiting.order, *caller, waiting.task))
-                })
-                .min();
-            let Some((_, _, _, caller, task)) = best else {
-                return order;
-            };
-            order.push(task);
-            tick += 1;
-            served.insert(caller, tick);
-            *held.entry(caller.clone()).or_default() += 1;
-            *next.entry(caller).or_default() += 1;
+        let held = self.held_per_caller();
+        let lines: Vec<&[Waiting]> = self.waiting.values().map(Vec::as_slice).collect();
+        let mut turns = BinaryHeap::with_capacity(lines.len());
+        for (index, (caller, line)) in self.waiting.iter().enumerate() {
+            if let Some(first) = line.first() {
+                let holds = held.get(caller).copied().unwrap_or(0);
+                let served = self.served.get(caller).copied().unwrap_or(0);
+                turns.push(Reverse((holds, served, first.order, index, 0_usize)));
+            }
         }
+        let mut tick = self.tick;
+        let mut order = Vec::with_capacity(lines.iter().map(|line| line.len()).sum());
+        while let Some(Reverse((holds, _, _, index, place))) = turns.pop() {
+            let Some(line) = lines.get(index) else {
+                continue;
+            };
+            order.extend(line.get(place).map(|waiting| waiting.task));
+            tick += 1;
+            if let Some(next) = line.get(place + 1) {
+                turns.push(Reverse((holds + 1, tick, next.order, index, place + 1)));
+            }
+        }
+        order
     }
 
     fn held_per_caller(&self) -> HashMap<Caller, u32> {

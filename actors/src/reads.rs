@@ -215,11 +215,11 @@ pub(crate) async fn files(
 ) -> Result<FileList, TreeError> {
     let view = visible(&wires, known, &who, query.task).await?;
     has_workdir(&view)?;
-    let list = wires
-        .ports
-        .workdirs
-        .list(query.task, query.prefix, query.offset, query.limit);
-    list.await.map_err(file_error)
+    wires
+        .workdirs(&view.spec.engine)
+        .list(query.task, query.prefix, query.offset, query.limit)
+        .await
+        .map_err(file_error)
 }
 
 pub(crate) async fn read_file(
@@ -230,11 +230,11 @@ pub(crate) async fn read_file(
 ) -> Result<FileContent, TreeError> {
     let view = visible(&wires, known, &who, query.task).await?;
     has_workdir(&view)?;
-    let read = wires
-        .ports
-        .workdirs
-        .read(query.task, query.path, query.offset, query.limit);
-    read.await.map_err(file_error)
+    wires
+        .workdirs(&view.spec.engine)
+        .read(query.task, query.path, query.offset, query.limit)
+        .await
+        .map_err(file_error)
 }
 
 fn has_workdir(view: &TaskView) -> Result<(), TreeError> {
@@ -259,7 +259,7 @@ pub(crate) async fn text(
     who: Identity,
     query: TextQuery,
 ) -> Result<TextChunk, TreeError> {
-    visible(&wires, known, &who, query.task).await?;
+    let view = visible(&wires, known, &who, query.task).await?;
     match query.text {
         TextKind::Output => wires
             .ports
@@ -268,8 +268,7 @@ pub(crate) async fn text(
             .await
             .map_err(|error| TreeError::File(error.to_string())),
         TextKind::Patch => wires
-            .ports
-            .workdirs
+            .workdirs(&view.spec.engine)
             .patch(query.task, query.offset, query.limit)
             .await
             .map_err(file_error),

@@ -373,7 +373,7 @@ impl TaskActorState {
     }
 
     fn prepare(&mut self) {
-        let workdirs = Arc::clone(&self.wires.ports.workdirs);
+        let workdirs = self.wires.workdirs(&self.machine.state().spec.engine);
         let attempt = self.machine.state().attempt_id();
         let source = self.machine.state().spec.source.clone();
         let id = self.jobs.start(
@@ -388,7 +388,7 @@ impl TaskActorState {
     }
 
     fn take_changes(&mut self) {
-        let workdirs = Arc::clone(&self.wires.ports.workdirs);
+        let workdirs = self.wires.workdirs(&self.machine.state().spec.engine);
         let attempt = self.machine.state().attempt_id();
         let id = self.jobs.start(
             COLLECT_DEADLINE,

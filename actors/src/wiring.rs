@@ -14,7 +14,7 @@ use crate::handle::Handle;
 use crate::id::{EngineName, WallTime};
 use crate::journal::JournalMsg;
 use crate::outward::OutwardMsg;
-use crate::ports::Engine;
+use crate::ports::{Engine, Workdirs};
 use crate::reaper::ReaperMsg;
 use crate::registry::RegistryMsg;
 use crate::root::RootMsg;
@@ -112,6 +112,13 @@ impl Wiring {
             .iter()
             .find(|engine| engine.name() == *name)
             .cloned()
+    }
+
+    /// The workdirs of an engine's tasks: its own when it keeps them itself, else those of Chargehand's machine.
+    pub(crate) fn workdirs(&self, engine: &EngineName) -> Arc<dyn Workdirs> {
+        self.engine(engine)
+            .and_then(|engine| engine.workdirs())
+            .unwrap_or_else(|| Arc::clone(&self.ports.workdirs))
     }
 
     /// A place on the board for an actor behind `handle`.

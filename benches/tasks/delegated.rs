@@ -69,10 +69,15 @@ pub(crate) async fn measure() {
     row("stop", "ms", &seen.stopped, conditions);
     way_to_the_worker(&seen);
     overhead(&seen);
-    section("Where the time of these tasks goes (times of events)");
-    for (what, from, to) in SPANS {
-        let times: Vec<f64> = seen.later.iter().map(|one| one.between(from, to)).collect();
-        row(what, "ms", &times, &format!("{from} -> {to}"));
+    for (whose, tasks) in [
+        ("tasks in a new directory", &seen.later),
+        ("the first task of a new OpenCode", &seen.first),
+    ] {
+        section(&format!("Where the time goes: {whose} (times of events)"));
+        for (what, from, to) in SPANS {
+            let times: Vec<f64> = tasks.iter().map(|one| one.between(from, to)).collect();
+            row(what, "ms", &times, &format!("{from} -> {to}"));
+        }
     }
 }
 
@@ -230,4 +235,23 @@ fn overhead(seen: &Seen) {
     );
     let conditions = "delegated - direct, both in new directories, by pairs";
     row("OWN OVERHEAD", "ms", &less(&later, &cold), conditions);
+    // OpenCode's run varies more than our part of it, so the two are also told apart.
+    let runs: Vec<f64> = seen.later.iter().map(Steps::run).collect();
+    let direct_runs = part(&seen.cold, |one| one.run);
+    let outside = less(&less(&later, &runs), &less(&cold, &direct_runs));
+    let conditions = "the same without the runs (prompt taken -> idle)";
+    row(
+        "  of it: outside OpenCode's run",
+        "ms",
+        &outside,
+        conditions,
+    );
+    let longer = less(&runs, &direct_runs);
+    let conditions = "run delegated - run direct, by pairs; mostly noise";
+    row(
+        "  of it: a longer run of OpenCode",
+        "ms",
+        &longer,
+        conditions,
+    );
 }

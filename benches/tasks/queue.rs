@@ -12,6 +12,8 @@ use crate::table::{row, section};
 
 /// Tasks queued with each number of connections; together the 1,000 whose memory is measured.
 const SUBMITTED: usize = 500;
+/// So many of the first and of the last submits are shown alone: what the length of the queue costs.
+const EDGE: usize = 100;
 const STATUS_CALLS: usize = 2_000;
 const CONNECTIONS: [usize; 2] = [1, 16];
 
@@ -49,6 +51,11 @@ pub(crate) async fn measure() {
         tasks.extend(answers.iter().map(|answer| answer["task_id"].clone()));
         let conditions = format!("{connections} connections; the answer is durable");
         row("execute_task, accepted", "ms", &times, &conditions);
+        if connections == 1 {
+            let (first, last) = (&times[..EDGE], &times[times.len() - EDGE..]);
+            row("  of it: the first", "ms", first, "short queue");
+            row("  of it: the last", "ms", last, "queue of 400 to 500");
+        }
     }
     let after = resident_mb(server.pid());
     let count = tasks.len();

@@ -104,6 +104,11 @@ impl Steps {
         self.between(CALLED, ANSWERED)
     }
 
+    /// What OpenCode and the model needed, from the prompt taken to the end of the run.
+    pub(crate) fn run(&self) -> f64 {
+        self.between("prompt_accepted", IDLE)
+    }
+
     fn after(&self, name: &str, since: f64) -> f64 {
         let found = self.0.iter().find(|(one, at)| one == name && *at >= since);
         found.unwrap_or_else(|| panic!("no {name}: {:?}", self.0)).1

@@ -30,7 +30,15 @@ pub(crate) fn section(title: &str) {
 pub(crate) fn row(figure: &str, unit: &str, values: &[f64], conditions: &str) {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
-    let at = |share: f64| sorted[((sorted.len() - 1) as f64 * share).round() as usize];
+    // Between two values where the share falls between them.
+    let at = |share: f64| {
+        let place = (sorted.len() - 1) as f64 * share;
+        let (low, high) = (
+            sorted[place.floor() as usize],
+            sorted[place.ceil() as usize],
+        );
+        low + (high - low) * place.fract()
+    };
     let p99 = if sorted.len() < ENOUGH_FOR_P99 {
         "-".to_owned()
     } else {

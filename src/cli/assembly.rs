@@ -47,6 +47,8 @@ impl World {
         let journal = SqliteJournal::open(JournalSettings::at(directory.join("journal.db")))
             .await
             .map_err(server)?;
+        // A path mapping is proved with a file in it before there is any task.
+        make_directory(&settings.data.workdirs)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let instance = data.instance().clone();
         let mut engines: Vec<Arc<dyn Engine>> = Vec::new();
@@ -68,6 +70,7 @@ impl World {
                 username: remote.username.clone(),
                 password: remote.password.as_ref().map(|p| Secret::new(p.expose())),
                 path_map: path_map(remote)?,
+                directory: remote.directory.clone(),
                 instance: instance.clone(),
                 model: None,
             };
@@ -143,6 +146,20 @@ fn path_map(remote: &RemoteEngineSettings) -> Result<Option<PathMapping>, CliErr
         ));
     }
     Ok(first)
+}
+
+/// For our own user only; an existing one keeps its rights.
+fn make_directory(path: &std::path::Path) -> Result<(), CliError> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|source| CliError::File {
+            what: "cannot make",
+            path: path.to_owned(),
+            source,
+        })
 }
 
 fn absolute(path: &std::path::Path) -> Result<PathBuf, CliError> {

@@ -202,7 +202,7 @@ pub(crate) fn file_table(entries: &[Value]) -> String {
             let (mark, style) = report::change_mark(entry["change"].as_str().unwrap_or_default());
             vec![
                 Cell::styled(mark, style),
-                Cell::plain(bytes(entry["size"].as_u64().unwrap_or(0))),
+                Cell::plain(entry["size"].as_u64().map_or_else(|| "-".to_owned(), bytes)),
                 Cell::styled(clean(entry["path"].as_str().unwrap_or_default()), style),
             ]
         })

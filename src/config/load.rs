@@ -404,11 +404,29 @@ fn remote(reader: &mut Reader) -> Option<RemoteEngineSettings> {
             ),
         }
     }
+    let directory = reader.text("engines.remote.directory");
+    let absolute = directory
+        .as_ref()
+        .is_none_or(|directory| directory.starts_with('/'));
+    if !absolute {
+        reader.problem(
+            "engines.remote.directory",
+            "is no absolute path",
+            "a directory on the OpenCode server, such as /srv/project",
+        );
+    } else if directory.is_some() && !path_map.is_empty() {
+        reader.problem(
+            "engines.remote.directory",
+            "is set together with engines.remote.path_map",
+            "only one of them: with path_map every task gets a workdir of its own",
+        );
+    }
     Some(RemoteEngineSettings {
         url: url?,
         username,
         password,
         path_map,
+        directory,
     })
 }
 

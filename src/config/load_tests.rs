@@ -53,6 +53,24 @@ fn the_documented_file_names_every_setting() {
 }
 
 #[test]
+fn a_directory_of_the_remote_server_is_absolute_and_excludes_a_path_map() {
+    let file = |more: &str| format!("[engines.remote]\nurl = \"http://10.0.0.5:4096\"\n{more}");
+    let settings = load(&file("directory = \"/srv/project\""), &[]).unwrap();
+    let directory = settings.engines.remote.unwrap().directory;
+    assert_eq!(directory.as_deref(), Some("/srv/project"));
+    for (more, words) in [
+        ("directory = \"project\"", "no absolute path"),
+        (
+            "directory = \"/srv\"\npath_map = { \"/a\" = \"/b\" }",
+            "only one of them",
+        ),
+    ] {
+        let error = load(&file(more), &[]).unwrap_err();
+        assert!(error.contains(words), "{error}");
+    }
+}
+
+#[test]
 fn flags_win_over_environment_over_file() {
     let file = "[tasks]\nmax_running = 5\nmax_queued = 7\n[log]\nlevel = \"warn\"\n";
     let settings = Settings::load(Sources {

@@ -158,6 +158,8 @@ pub struct RemoteEngineSettings {
     pub password: Option<Secret>,
     /// Our path -> the server's path of the same directory.
     pub path_map: BTreeMap<PathBuf, PathBuf>,
+    /// Without `path_map`: the directory on the server that tasks work in; none = the one that the server works in.
+    pub directory: Option<String>,
 }
 
 /// `[log]`

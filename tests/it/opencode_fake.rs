@@ -21,6 +21,8 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
+use crate::opencode_fake_files::{FakeFiles, routes};
+
 /// What the fake does wrong.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Faults {
@@ -38,6 +40,8 @@ pub(crate) struct Faults {
     pub(crate) drops_metadata: bool,
     /// The next so many requests are answered with 500.
     pub(crate) failures: u32,
+    /// The next so many requests are answered with 503.
+    pub(crate) unavailable: u32,
 }
 
 #[derive(Default)]
@@ -49,6 +53,7 @@ pub(crate) struct FakeState {
     begins: HashMap<String, Instant>,
     pub(crate) aborts: u32,
     pub(crate) permissions: Vec<Value>,
+    pub(crate) disk: FakeFiles,
     streams: Vec<mpsc::UnboundedSender<Bytes>>,
     made: u32,
 }
@@ -82,6 +87,7 @@ impl Fake {
             .route("/session/{id}/prompt_async", post(prompt))
             .route("/session/{id}/abort", post(abort))
             .route("/permission", get(permissions))
+            .merge(routes())
             .layer(from_fn_with_state(Arc::clone(&state), gate))
             .fallback(|| async { Html("<html>the web interface</html>") })
             .with_state(Arc::clone(&state));
@@ -128,6 +134,10 @@ async fn gate(State(state): Shared, request: Request, next: Next) -> Response {
     }
     let (slow, fails, web_page) = {
         let mut state = state.lock().unwrap();
+        if state.faults.unavailable > 0 {
+            state.faults.unavailable -= 1;
+            return StatusCode::SERVICE_UNAVAILABLE.into_response();
+        }
         let fails = state.faults.failures > 0;
         state.faults.failures = state.faults.failures.saturating_sub(1);
         let web_page = state.faults.web_pages.contains(&request.uri().path());

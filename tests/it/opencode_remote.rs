@@ -23,6 +23,7 @@ fn settings(url: &str) -> RemoteSettings {
         username: "opencode".to_owned(),
         password: Some(Secret::new(PASSWORD)),
         path_map: None,
+        directory: None,
         instance: InstanceId("i1".to_owned()),
         model: None,
     }

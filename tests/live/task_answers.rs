@@ -1,4 +1,5 @@
 //! A task from the call to its answer: what is told, when, and to whom.
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,5 @@
 //! A cancel takes effect in every phase, at once and for good: the worker stops, nothing of it is left, the slot is free.
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 use std::time::{Duration, Instant};
 
@@ -6,8 +7,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::harness::bash;
-use crate::harness_product::{Product, Setup, alive, lines, turns, until, working_in};
-use crate::task_files::wait_for;
+use crate::harness_product::{Product, Setup, alive, lines, turns, until, wait_for, working_in};
 
 /// One task at a time, so that a slot that is not given back stops everything.
 fn one_at_a_time() -> Setup {

@@ -1,4 +1,5 @@
 //! What a task did to files: while it runs, after it, and as a patch and a branch that others can use.
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 use std::path::Path;
 use std::process::Command;
@@ -7,12 +8,7 @@ use base64::Engine;
 use serde_json::{Value, json};
 
 use crate::harness::bash;
-use crate::harness_product::{Client, Product, Setup, turns};
-
-/// A shell command that waits for a file.
-pub(crate) fn wait_for(gate: &Path) -> String {
-    format!("until [ -e '{}' ]; do sleep 0.05; done", gate.display())
-}
+use crate::harness_product::{Client, Product, Setup, turns, wait_for};
 
 fn write(path: &str, content: &str) -> Value {
     json!({"tools": [{"name": "write", "args": {"filePath": format!("{{{{cwd}}}}/{path}"), "content": content}}]})

@@ -1,4 +1,5 @@
 //! `kill -9` of Chargehand, of OpenCode, and of both: every task is taken over and ends once.
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,8 +8,9 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::harness::bash;
-use crate::harness_product::{Product, Setup, alive, id_of, lines, task, turns, until, working_in};
-use crate::task_files::wait_for;
+use crate::harness_product::{
+    Product, Setup, alive, id_of, lines, task, turns, until, wait_for, working_in,
+};
 
 /// A command with an effect before and one after the gate.
 fn two_effects(effects: &Path, gate: &Path) -> Value {

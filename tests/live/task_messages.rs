@@ -1,10 +1,10 @@
 //! Messages of the planner to a running worker, and what the worker asks back.
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 use serde_json::{Value, json};
 
 use crate::harness::bash;
-use crate::harness_product::{Product, Setup, turns};
-use crate::task_files::wait_for;
+use crate::harness_product::{Product, Setup, turns, wait_for};
 
 /// A script whose outcome depends on a message that says "blue".
 fn red_or_blue(first: &Value) -> Value {

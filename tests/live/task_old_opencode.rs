@@ -1,6 +1,7 @@
 //! OpenCode of older lines: the same product, with two and more turns in one session.
 //!
 //! The versions are installed with npm below the target directory, or found in `CHARGEHAND_OPENCODE_OLD/<version>`.
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,8 +9,7 @@ use std::process::Command;
 use serde_json::json;
 
 use crate::harness::bash;
-use crate::harness_product::{Product, Setup};
-use crate::task_files::wait_for;
+use crate::harness_product::{Product, Setup, turns, until, wait_for};
 
 /// The program of a version; none = skipped.
 fn installed(version: &str) -> Option<PathBuf> {
@@ -77,7 +77,7 @@ async fn works_with(version: &str) {
             .await;
         if text.contains("third") {
             // The first gate's command may still be told: the second one has begun when the model was asked for it.
-            crate::harness_product::until("the second turn has begun", || async {
+            until("the second turn has begun", || async {
                 (product.model_calls_with("second turn.") > 0).then_some(())
             })
             .await;
@@ -98,7 +98,7 @@ async fn works_with(version: &str) {
 
     let stopped = planner
         .submit(
-            crate::harness_product::turns(json!([bash("sleep 606"), {"text": "Resumed."}])),
+            turns(json!([bash("sleep 606"), {"text": "Resumed."}])),
             json!({}),
         )
         .await;
@@ -114,7 +114,7 @@ async fn works_with(version: &str) {
         .await;
     let cancelled = planner
         .submit(
-            crate::harness_product::turns(json!([bash("sleep 607"), {"text": "Never."}])),
+            turns(json!([bash("sleep 607"), {"text": "Never."}])),
             json!({}),
         )
         .await;

@@ -1,12 +1,12 @@
 //! Pause and resume, and the limit of the running time.
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::harness::bash;
-use crate::harness_product::{Product, Setup, alive, lines, turns, until, working_in};
-use crate::task_files::wait_for;
+use crate::harness_product::{Product, Setup, alive, lines, turns, until, wait_for, working_in};
 
 /// Nothing counts and nothing happens while it is paused.
 async fn stands_still(product: &Product, task: &str) {

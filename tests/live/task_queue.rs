@@ -1,10 +1,12 @@
 //! Several tasks at once: never more than allowed, the others in fair order.
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness_product::{Peak, Product, Setup, turns};
+use crate::harness::bash;
+use crate::harness_product::{Peak, Product, Setup, turns, wait_for};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_limit_holds_and_callers_take_turns() {
@@ -72,5 +74,47 @@ async fn the_limit_holds_and_callers_take_turns() {
     assert_eq!(peak.of("status"), 3);
     assert!((2..=3).contains(&peak.of("model")), "{}", peak.of("model"));
     assert_eq!(product.model_calls(), 10);
+    product.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queued_task_on_hold_lets_others_pass() {
+    let setup = Setup {
+        tasks: json!({"max_running": 1}),
+        ..Setup::default()
+    };
+    let Some(product) = Product::start(setup).await else {
+        return;
+    };
+    let planner = &product.client;
+    let gate = product.directory.path().join("gate");
+    let first = planner
+        .submit(
+            turns(json!([bash(&wait_for(&gate)), {"text": "First."}])),
+            json!({}),
+        )
+        .await;
+    planner.until_phase(&first, "running").await;
+    let held = planner
+        .submit(turns(json!([{"text": "Held."}])), json!({}))
+        .await;
+    let other = planner
+        .submit(turns(json!([{"text": "Other."}])), json!({}))
+        .await;
+    let answer = planner.control(&held, "pause").await;
+    assert_eq!(
+        (&answer["status"], &answer["pause"]),
+        (&json!("paused"), &json!("held"))
+    );
+    std::fs::write(&gate, "").unwrap();
+    product.ended_saying(&first, "completed", "First.").await;
+    product.ended_saying(&other, "completed", "Other.").await;
+    let seen = planner.status(&held).await;
+    assert_eq!(
+        (&seen["phase"], &seen["attempt"]),
+        (&json!("paused"), &json!(0))
+    );
+    planner.control(&held, "resume").await;
+    product.ended_saying(&held, "completed", "Held.").await;
     product.stop().await;
 }

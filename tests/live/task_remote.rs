@@ -1,4 +1,5 @@
 //! The engine `remote`: an OpenCode server that somebody else runs, with sessions that are none of ours.
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 use std::fs::File;
 use std::path::Path;
@@ -8,7 +9,7 @@ use chargehand::scripted_model::{ScriptedModel, opencode_provider_config};
 use serde_json::{Value, json};
 
 use crate::harness::{bash, opencode};
-use crate::harness_product::{Product, Setup, Worker, turns, until};
+use crate::harness_product::{Product, Setup, Worker, turns, until, wait_for};
 
 /// An `opencode serve` of the test's own. Ended when dropped.
 struct Foreign {
@@ -73,6 +74,13 @@ impl Foreign {
             .post(&format!("/session?directory={}", directory.display()), body)
             .await;
         made["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Chargehand and the server on one machine: the workdirs have the same path for both.
+    fn same_paths(&self) -> Value {
+        let mut setting = self.setting();
+        setting["path_map"] = json!({"{place}/data/workdirs": "{place}/data/workdirs"});
+        setting
     }
 
     fn setting(&self) -> Value {
@@ -150,7 +158,7 @@ async fn with_the_same_paths_and_with_a_path_map() {
     ];
 
     let setup = Setup {
-        remote: Some(foreign.setting()),
+        remote: Some(foreign.same_paths()),
         ..Setup::default()
     };
     let product = Product::start(setup).await.unwrap();
@@ -168,10 +176,21 @@ async fn with_the_same_paths_and_with_a_path_map() {
         remote: Some(mapped),
         ..Setup::default()
     };
-    let product = Product::start(setup).await.unwrap();
+    let mut product = Product::start(setup).await.unwrap();
     // The same directory under another name, as a mount would make it.
     std::os::unix::fs::symlink(product.data().join("workdirs"), &seen_as).unwrap();
     does_a_task(&product, &foreign).await;
+    // A session that carries our instance and belongs to no task is removed at the next start, by the server's path.
+    product.kill();
+    let lost = seen_as.join("6b2b8c1e-0000-4000-8000-00000000000b/1/work");
+    std::fs::create_dir_all(&lost).unwrap();
+    let owner = json!({"chargehand": {"instance": product.instance(), "task": "6b2b8c1e-0000-4000-8000-00000000000b", "attempt": 1}});
+    let stale = foreign.session(&lost, owner).await;
+    product.start_again().await;
+    until("the stale session is gone", || async {
+        foreign.worker.session(&stale).await.is_none().then_some(())
+    })
+    .await;
     product.stop().await;
 
     for id in &foreign_sessions {
@@ -199,12 +218,12 @@ async fn chargehand_is_killed_with_a_remote_task_running() {
         .unwrap();
     let foreign = Foreign::start(&program, &place.path().join("home"), &model).await;
     let setup = Setup {
-        remote: Some(foreign.setting()),
+        remote: Some(foreign.same_paths()),
         ..Setup::default()
     };
     let mut product = Product::start(setup).await.unwrap();
     let gate = place.path().join("gate");
-    let script = turns(json!([bash(&crate::task_files::wait_for(&gate)), {"text": "Taken over."}]));
+    let script = turns(json!([bash(&wait_for(&gate)), {"text": "Taken over."}]));
     let id = product.client.submit(script, json!({})).await;
     product
         .client

@@ -176,6 +176,7 @@ impl Workdirs for FakeWorkdirs {
                 total: 0,
                 offset,
                 cut: false,
+                note: None,
             };
             self.trouble
                 .call("workdirs.list", "", |_| empty)

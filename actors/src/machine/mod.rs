@@ -4,6 +4,7 @@
 //! Out: [`Step`]s: events, already folded into the state, and effects that wait until those events are durable.
 //! Nothing here waits, reads a clock, sends, or knows an actor. Recovery folds the same events with the same code.
 
+mod alarm;
 mod command;
 mod decide;
 #[cfg(test)]
@@ -12,6 +13,7 @@ mod engine_input;
 mod input;
 mod observe;
 mod prompt;
+mod reading;
 mod state;
 mod step;
 mod view;

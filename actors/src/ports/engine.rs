@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::PortFuture;
+use super::{PortFuture, Workdirs};
 use crate::command::{Answer, ModelRef};
 use crate::event::{Prompt, Request, SessionRef, Todo, ToolRun, Usage};
 use crate::id::{AttemptId, EngineName, RequestId, WorkerId};
@@ -288,6 +288,12 @@ impl EngineError {
 pub trait Engine: Send + Sync + 'static {
     /// The configured name.
     fn name(&self) -> EngineName;
+
+    /// The workdirs of this engine's tasks, when it keeps them itself (a server that shares no disk with Chargehand).
+    /// None = they are the workdirs of Chargehand's machine.
+    fn workdirs(&self) -> Option<Arc<dyn Workdirs>> {
+        None
+    }
 
     /// How it can pause.
     fn pause_ability(&self) -> PauseAbility;

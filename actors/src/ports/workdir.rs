@@ -10,9 +10,9 @@ use crate::id::{AttemptId, TaskId};
 /// A workdir that is ready.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prepared {
-    /// Absolute path on Chargehand's machine.
+    /// Absolute path on the machine that the workdirs are on: Chargehand's, or that of an engine that keeps them itself.
     pub directory: String,
-    /// Why there will be no diff, if so.
+    /// What is different from an ordinary workdir, if anything: no diff, shared with other tasks, …
     pub note: Option<String>,
 }
 
@@ -35,9 +35,9 @@ pub struct FileEntry {
     pub path: String,
     /// What it is.
     pub kind: FileKind,
-    /// Bytes.
-    pub size: u64,
-    /// Changed against the baseline; none = as it was.
+    /// Bytes; none = not known without reading the file.
+    pub size: Option<u64>,
+    /// Changed against the baseline; none = as it was, unless the list's note says that changes are not known.
     pub mark: Option<FileMark>,
 }
 
@@ -52,6 +52,8 @@ pub struct FileList {
     pub offset: u64,
     /// The workdir has more than the walker looks at.
     pub cut: bool,
+    /// What a reader must know to understand the list, such as marks that are missing.
+    pub note: Option<String>,
 }
 
 /// Content of a file.
@@ -73,6 +75,8 @@ pub struct FileContent {
     pub length: u64,
     /// Where to read on; absent at the end.
     pub next_offset: Option<u64>,
+    /// Said when the content may differ from the file.
+    pub note: Option<String>,
 }
 
 /// Why it failed.

@@ -63,6 +63,16 @@ pub(super) struct Rejection {
     pub(super) message: String,
 }
 
+/// A body as it is.
+pub(super) enum Bytes {
+    /// The bytes, and whether they were sent as a web page.
+    Whole { bytes: Vec<u8>, web_page: bool },
+    /// No such thing, or the server could not give it.
+    Missing,
+    /// Longer than the limit: its size, where it was told.
+    TooLong(Option<u64>),
+}
+
 /// An answer: the JSON, or why there is none although the server answered.
 pub(super) enum Reply<T> {
     /// As asked.
@@ -126,6 +136,35 @@ impl Client {
         let request = self.request(&self.http, Method::GET, path, query)?;
         let response = send(request.timeout(CALL_LIMIT)).await?;
         self.decode(response).await
+    }
+
+    /// `GET` of bytes of any type, at most `limit`.
+    pub(super) async fn bytes(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        limit: usize,
+    ) -> Result<Bytes, EngineError> {
+        let request = self.request(&self.http, Method::GET, path, query)?;
+        let response = send(request.timeout(CALL_LIMIT)).await?;
+        // OpenCode answers 500 for a file that it does not give.
+        if matches!(
+            response.status(),
+            StatusCode::NOT_FOUND | StatusCode::INTERNAL_SERVER_ERROR
+        ) {
+            return Ok(Bytes::Missing);
+        }
+        let web_page = is_web_page(&response);
+        let response = self.check(response).await?;
+        let told = response.content_length();
+        if told.is_some_and(|size| size > limit as u64) {
+            return Ok(Bytes::TooLong(told));
+        }
+        Ok(match limited(response, limit).await {
+            Ok(bytes) => Bytes::Whole { bytes, web_page },
+            Err(EngineError::Fault(_)) => Bytes::TooLong(told),
+            Err(error) => return Err(error),
+        })
     }
 
     /// A call that changes something, with a JSON body.

@@ -2,7 +2,7 @@
 //!
 //! `local` and `remote` make a server reachable and know whose process it is; `driver` (with `ending` and `watching`) drives
 //! sessions on it; `client`, `stream` and `wire` speak its protocol; `report` and `translate` are pure and say what was read.
-//! `guard` is a small process of its own between Chargehand and a local worker.
+//! `rest_workdirs` (with `rest_files` and `session_diff`) are the workdirs of a server without a common disk. `guard` is a small process of its own between Chargehand and a local worker.
 
 mod client;
 mod config_content;
@@ -19,6 +19,9 @@ mod record;
 mod recycle;
 mod remote;
 mod report;
+mod rest_files;
+mod rest_workdirs;
+mod session_diff;
 mod settings;
 mod stream;
 mod translate;

@@ -2,10 +2,10 @@
 //!
 //! In: the calls of the [`Engine`] port. Out: the driver's answers. The server is never started, stopped or cleaned: only sessions that
 //! carry this instance are touched. With a path mapping the server sees our workdirs under another path, which is proved with
-//! a file of a random name; without one it is taken to see them under the same path.
+//! a file of a random name; without one nothing is shared: the files are the server's, and [`RestWorkdirs`] keeps them over REST.
 
-use std::path::PathBuf;
-use std::sync::{PoisonError, RwLock};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use chargehand_actors::command::{Answer, ModelRef};
@@ -13,7 +13,7 @@ use chargehand_actors::event::{Request, SessionRef};
 use chargehand_actors::id::{AttemptId, EngineName, InstanceId, WorkerId};
 use chargehand_actors::ports::{
     AnswerOutcome, Engine, EngineError, EngineHealth, EngineReady, OpenSession, OwnedAttempt,
-    PauseAbility, PortFuture, SendPrompt, SessionReport, SignalSink, StopHow,
+    PauseAbility, PortFuture, SendPrompt, SessionReport, SignalSink, StopHow, Workdirs,
 };
 use serde::Deserialize;
 use tokio::sync::Mutex;
@@ -23,10 +23,12 @@ use uuid::Uuid;
 use super::client::{Client, Credentials, Reply};
 use super::driver::{Driver, DriverSettings};
 use super::local::cannot_freeze;
+use super::rest_workdirs::{RestWorkdirs, SharedDriver, driver_of};
 use super::settings::Secret;
 use super::translate::Translator;
 use super::version::Version;
 use super::watching::watch;
+use super::wire::WireContent;
 
 /// How long the server may take to say who it is.
 const HEALTH_LIMIT: Duration = Duration::from_secs(10);
@@ -51,8 +53,10 @@ pub struct RemoteSettings {
     pub username: String,
     /// Its password, if it has one.
     pub password: Option<Secret>,
-    /// Where the server sees our workdirs, if not under the same path.
+    /// Where the server sees our workdirs; none = it does not see them.
     pub path_map: Option<PathMapping>,
+    /// Without `path_map`: the directory on the server that tasks work in; none = the one that the server works in.
+    pub directory: Option<String>,
     /// Stamped on every session.
     pub instance: InstanceId,
     /// Model for tasks that name none; none = the server's own choice.
@@ -63,7 +67,9 @@ pub struct RemoteSettings {
 pub struct RemoteEngine {
     settings: RemoteSettings,
     client: Client,
-    driver: RwLock<Option<Driver>>,
+    driver: SharedDriver,
+    /// Without `path_map`: the files are the server's.
+    workdirs: Option<Arc<RestWorkdirs>>,
     translator: Mutex<Translator>,
 }
 
@@ -85,19 +91,26 @@ impl RemoteEngine {
             username: settings.username.clone(),
             password: password.reveal().to_owned(),
         });
+        let client = Client::new(url, credentials)?;
+        let driver = SharedDriver::default();
+        let workdirs = settings.path_map.is_none().then(|| {
+            Arc::new(RestWorkdirs::new(
+                client.clone(),
+                Arc::clone(&driver),
+                settings.directory.clone(),
+            ))
+        });
         Ok(Self {
-            client: Client::new(url, credentials)?,
+            client,
             settings,
-            driver: RwLock::new(None),
+            driver,
+            workdirs,
             translator: Mutex::new(Translator::default()),
         })
     }
 
     fn driver(&self) -> Result<Driver, EngineError> {
-        let driver = self.driver.read().unwrap_or_else(PoisonError::into_inner);
-        driver.clone().ok_or_else(|| {
-            EngineError::Unreachable("the OpenCode server has not been reached yet".to_owned())
-        })
+        driver_of(&self.driver)
     }
 
     async fn connect(&self) -> Result<EngineReady, EngineError> {
@@ -132,7 +145,12 @@ impl RemoteEngine {
         let nonce = Uuid::new_v4().simple().to_string();
         let name = format!(".chargehand-probe-{nonce}");
         let path = mapping.ours.join(&name);
-        tokio::fs::write(&path, &nonce).await.map_err(|error| {
+        // Before the first task it may not be there yet.
+        let written = match tokio::fs::create_dir_all(&mapping.ours).await {
+            Ok(()) => tokio::fs::write(&path, &nonce).await,
+            Err(error) => Err(error),
+        };
+        written.map_err(|error| {
             EngineError::Unusable(format!(
                 "path_map: {} cannot be written: {error}",
                 mapping.ours.display()
@@ -152,13 +170,12 @@ impl RemoteEngine {
     }
 
     async fn read_there(&self, mapping: &PathMapping, name: &str) -> Result<String, EngineError> {
-        #[derive(Default, Deserialize)]
-        #[serde(default)]
-        struct Content {
-            content: String,
-        }
         let query = [("directory", mapping.theirs.as_str()), ("path", name)];
-        match self.client.get::<Content>("/file/content", &query).await {
+        match self
+            .client
+            .get::<WireContent>("/file/content", &query)
+            .await
+        {
             Ok(Reply::Json(content)) => Ok(content.content),
             Ok(Reply::Missing | Reply::NoRoute) => Ok(String::new()),
             // OpenCode answers 500 for a file that is not there.
@@ -170,6 +187,7 @@ impl RemoteEngine {
     /// A workdir as the server sees it.
     fn theirs(&self, directory: &str) -> Result<String, EngineError> {
         match &self.settings.path_map {
+            // It is the server's own path.
             None => Ok(directory.to_owned()),
             Some(mapping) => map_path(mapping, directory),
         }
@@ -177,7 +195,7 @@ impl RemoteEngine {
 }
 
 fn map_path(mapping: &PathMapping, directory: &str) -> Result<String, EngineError> {
-    let below = std::path::Path::new(directory)
+    let below = Path::new(directory)
         .strip_prefix(&mapping.ours)
         .map_err(|_| {
             EngineError::Refused(format!(
@@ -195,6 +213,11 @@ fn map_path(mapping: &PathMapping, directory: &str) -> Result<String, EngineErro
 impl Engine for RemoteEngine {
     fn name(&self) -> EngineName {
         self.settings.name.clone()
+    }
+
+    fn workdirs(&self) -> Option<Arc<dyn Workdirs>> {
+        let workdirs = Arc::clone(self.workdirs.as_ref()?);
+        Some(workdirs)
     }
 
     fn pause_ability(&self) -> PauseAbility {
@@ -274,8 +297,14 @@ impl Engine for RemoteEngine {
         directory: Option<String>,
     ) -> PortFuture<'_, Result<(), EngineError>> {
         Box::pin(async move {
+            // A session that nobody owns any more comes from the server's own list, with the server's path.
             let directory = directory
-                .map(|directory| self.theirs(&directory))
+                .map(|directory| match &self.settings.path_map {
+                    Some(mapping) if Path::new(&directory).starts_with(&mapping.theirs) => {
+                        Ok(directory)
+                    }
+                    _ => self.theirs(&directory),
+                })
                 .transpose()?;
             self.driver()?.remove(attempt, session, directory).await
         })

@@ -253,6 +253,45 @@ pub(super) struct WireTodo {
     pub(super) status: String,
 }
 
+/// One file of `GET /session/{id}/diff?messageID=`: what one turn did to it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct FileDiff {
+    pub(super) file: String,
+    pub(super) patch: String,
+    pub(super) additions: u64,
+    pub(super) deletions: u64,
+    pub(super) status: String,
+}
+
+/// One entry of `GET /file`. Links and devices are not among them.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct FileNode {
+    pub(super) name: String,
+    #[serde(rename = "type")]
+    pub(super) kind: String,
+    pub(super) ignored: bool,
+}
+
+/// `GET /file/content`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct WireContent {
+    pub(super) content: String,
+    /// `base64`, or nothing for text.
+    pub(super) encoding: String,
+}
+
+/// `GET /path`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct ServerPaths {
+    pub(super) directory: String,
+    /// The repository that the directory is in; `/` without one.
+    pub(super) worktree: String,
+}
+
 /// What `GET /global/event` sends.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]

@@ -107,6 +107,7 @@ impl Memory {
             total,
             offset: page.offset,
             cut: cut || !closed.is_empty(),
+            note: None,
         })
     }
 
@@ -184,7 +185,7 @@ impl Memory {
             mark: self.mark(root, limits, &shown, path, now),
             path: shown,
             kind,
-            size,
+            size: Some(size),
         }
     }
 

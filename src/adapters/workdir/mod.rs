@@ -33,5 +33,7 @@ mod text;
 mod walk;
 
 pub use local::LocalWorkdirs;
+pub(in crate::adapters) use names::{components, refused, show};
 pub use output::LocalOutput;
+pub(in crate::adapters) use reading::content_of;
 pub use settings::{WorkdirLimits, WorkdirSettings};

@@ -12,7 +12,7 @@ use std::path::Path;
 use chargehand_actors::ports::WorkdirError;
 
 /// A path as printable text.
-pub(super) fn show(path: &[u8]) -> String {
+pub(in crate::adapters) fn show(path: &[u8]) -> String {
     let mut text = String::with_capacity(path.len());
     let mut at = 0;
     for chunk in path.utf8_chunks() {
@@ -53,7 +53,10 @@ pub(super) fn parse(text: &str) -> Vec<u8> {
 }
 
 /// The components of a path below `root` that a caller asked for. An absolute path inside `root` is made relative.
-pub(super) fn components(root: &Path, text: &str) -> Result<Vec<Vec<u8>>, WorkdirError> {
+pub(in crate::adapters) fn components(
+    root: &Path,
+    text: &str,
+) -> Result<Vec<Vec<u8>>, WorkdirError> {
     let asked = parse(text);
     if asked.contains(&0) {
         return Err(refused(text, "it contains a NUL byte"));
@@ -98,7 +101,7 @@ pub(super) fn is_below_any(path: &[u8], directories: &[Vec<u8>]) -> bool {
 }
 
 /// A refusal that names the path.
-pub(super) fn refused(path: &str, why: &str) -> WorkdirError {
+pub(in crate::adapters) fn refused(path: &str, why: &str) -> WorkdirError {
     let shown: String = show(path.as_bytes()).chars().take(300).collect();
     WorkdirError::Refused(format!("path \"{shown}\" is refused: {why}"))
 }

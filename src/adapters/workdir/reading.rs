@@ -66,8 +66,31 @@ pub(super) fn read_content(
 ) -> Result<FileContent, WorkdirError> {
     let fault = |error| disk("the file could not be read", &error);
     let size = file.metadata().map_err(fault)?.len();
-    let mut piece = read_piece(file, offset, limit.max(CHARACTER)).map_err(fault)?;
+    let piece = read_piece(file, offset, limit.max(CHARACTER)).map_err(fault)?;
     let head = read_piece(file, 0, HEAD).map_err(fault)?;
+    Ok(content(path, &head, size, offset, piece))
+}
+
+/// The same from the bytes of a whole file.
+pub(in crate::adapters) fn content_of(
+    bytes: &[u8],
+    path: String,
+    offset: u64,
+    limit: u64,
+) -> FileContent {
+    let place = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(bytes.len());
+    let end = place(offset.saturating_add(limit.max(CHARACTER)));
+    let piece = bytes[place(offset)..end].to_vec();
+    content(
+        path,
+        &bytes[..place(HEAD)],
+        bytes.len() as u64,
+        offset,
+        piece,
+    )
+}
+
+fn content(path: String, head: &[u8], size: u64, offset: u64, mut piece: Vec<u8>) -> FileContent {
     let mut end = offset.saturating_add(piece.len() as u64);
     if end < size {
         let whole = piece.len() - unfinished(&piece);
@@ -81,8 +104,8 @@ pub(super) fn read_content(
         Ok(text) => (true, STANDARD.encode(text)),
         Err(error) => (true, STANDARD.encode(error.as_bytes())),
     };
-    Ok(FileContent {
-        media_type: media_type(&head, size, &path).to_owned(),
+    FileContent {
+        media_type: media_type(head, size, &path).to_owned(),
         path,
         content,
         binary,
@@ -90,7 +113,8 @@ pub(super) fn read_content(
         offset,
         length: end.saturating_sub(offset),
         next_offset: (end < size && end > offset).then_some(end),
-    })
+        note: None,
+    }
 }
 
 fn is_text(bytes: &[u8]) -> bool {
@@ -129,7 +153,7 @@ fn media_type(head: &[u8], size: u64, path: &str) -> &'static str {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
-    use super::{media_type, read_content};
+    use super::{content_of, media_type, read_content};
     use base64::Engine as _;
     use proptest::prelude::*;
     use std::io::Write as _;
@@ -172,6 +196,7 @@ mod tests {
             let mut offset = 0;
             loop {
                 let read = read_content(&file, "x".to_owned(), offset, limit).unwrap();
+                prop_assert_eq!(&read, &content_of(&bytes, "x".to_owned(), offset, limit));
                 let piece = if read.binary {
                     base64::engine::general_purpose::STANDARD.decode(&read.content).unwrap()
                 } else {

@@ -104,6 +104,9 @@ struct FilesOut {
     next_offset: Option<u64>,
     /// The workdir has more files than are looked at.
     cut: bool,
+    /// What to know about this list, such as marks that are missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
 }
 
 /// A file.
@@ -113,8 +116,9 @@ struct EntryOut {
     path: String,
     /// file, symlink (never followed) or other (never opened).
     kind: &'static str,
-    /// Bytes.
-    size: u64,
+    /// Bytes; absent when only reading the file would tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size: Option<u64>,
     /// added, modified or deleted by the task; absent when unchanged.
     #[serde(skip_serializing_if = "Option::is_none")]
     change: Option<&'static str>,
@@ -141,6 +145,9 @@ struct FileOut {
     /// Give this as offset to read on; absent at the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     next_offset: Option<u64>,
+    /// Said when the content may differ from the file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
 }
 
 // The original took `/` for the workdir; everything else about a path is judged by the workdir port.
@@ -187,6 +194,7 @@ fn files_out(task_id: String, path: String, list: FileList) -> FilesOut {
         offset: list.offset,
         next_offset: (end < list.total).then_some(end),
         cut: list.cut,
+        note: list.note,
     }
 }
 
@@ -213,6 +221,7 @@ fn file_out(task_id: String, file: FileContent) -> FileOut {
         offset: file.offset,
         length: file.length,
         next_offset: file.next_offset,
+        note: file.note,
     }
 }
 

@@ -223,6 +223,14 @@ async fn artifacts(
             list.push(artifact(at, kind, name, chunk));
         }
     }
+    // An engine that keeps the files itself has no patch file; the diff of the result is what there is.
+    let diff = view.result.as_ref().map(|result| &result.changes.diff);
+    if wanted.includes(DIFF)
+        && let Some(diff) = diff.filter(|diff| !diff.is_empty())
+        && !list.iter().any(|one| one.name == DIFF)
+    {
+        list.push(artifact(at, "file", DIFF, piece(diff, wanted)));
+    }
     Ok(list)
 }
 

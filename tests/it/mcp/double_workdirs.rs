@@ -21,19 +21,19 @@ fn entries() -> Vec<FileEntry> {
         FileEntry {
             path: "hello.txt".to_owned(),
             kind: FileKind::File,
-            size: 6,
+            size: Some(6),
             mark: Some(FileMark::Added),
         },
         FileEntry {
             path: "img/logo.png".to_owned(),
             kind: FileKind::File,
-            size: 3,
+            size: Some(3),
             mark: None,
         },
         FileEntry {
             path: "old.txt".to_owned(),
             kind: FileKind::File,
-            size: 0,
+            size: Some(0),
             mark: Some(FileMark::Deleted),
         },
     ]
@@ -114,6 +114,7 @@ impl Workdirs for DoubleWorkdirs {
                 total,
                 offset,
                 cut: false,
+                note: None,
             })
         })
     }
@@ -138,6 +139,7 @@ impl Workdirs for DoubleWorkdirs {
                         size: piece.total,
                         offset,
                         next_offset: (piece.next_offset < piece.total).then_some(piece.next_offset),
+                        note: None,
                     })
                 }
                 "img/logo.png" => Ok(FileContent {
@@ -149,6 +151,7 @@ impl Workdirs for DoubleWorkdirs {
                     offset: 0,
                     length: 3,
                     next_offset: None,
+                    note: None,
                 }),
                 other if other.contains("..") => Err(WorkdirError::Refused(format!(
                     "{other} leads out of the workdir"

@@ -1,0 +1,402 @@
+//! Readings of the session's record: what a report changes, and when a verdict about the run is believed.
+//!
+//! In: [`SessionReport`]s. Out: events. An end is believed when two readings agree; a reading that fails says nothing.
+
+use super::decide::{TAKE_UP_GRACE_MS, Verdict, decide};
+use super::input::{Context, ReadResult, Step};
+use super::step::Machine;
+use crate::command::Answer;
+use crate::event::{
+    AbortReason, Event, Failure, FailureKind, Outcome, PauseKind, Phase, Request, RequestEnd,
+};
+use crate::id::{RequestId, WallTime};
+use crate::ports::{Activity, EngineError, LastMessage, SessionReport};
+
+/// Between the two readings that must agree before a session is believed to be gone, in milliseconds.
+const GONE_MS: u64 = 300;
+/// What an unattended worker is told.
+const NOBODY: &str = "Nobody is there to answer. Do without it: choose the safest way that needs no permission, and say in your summary what you left out.";
+
+impl Machine {
+    pub(super) fn session_read(
+        &mut self,
+        result: ReadResult,
+        cx: &mut Context<'_>,
+        out: &mut Step,
+    ) {
+        self.live.reading = false;
+        match result {
+            Ok(report) => {
+                self.live.gone_readings = 0;
+                self.stage_worked();
+                self.report(&report, cx, out);
+            }
+            Err(EngineError::SessionGone) => self.session_gone(cx.now, out),
+            // Says nothing about the task: read again later.
+            Err(_) => {
+                self.back_off(cx.now);
+                let again = self.live.not_before.unwrap_or(cx.now);
+                self.live.read_at = Some(again);
+            }
+        }
+    }
+
+    fn session_gone(&mut self, now: WallTime, out: &mut Step) {
+        self.live.gone_readings += 1;
+        if self.live.gone_readings < 2 {
+            let again = now.plus_ms(GONE_MS);
+            self.live.not_before = Some(again);
+            self.live.read_at = Some(again);
+            return;
+        }
+        match self.state.phase {
+            Phase::Starting | Phase::Running | Phase::InputRequired => {
+                let message = "the session was deleted in the engine by somebody else, or its data was lost; submit the task again".to_owned();
+                let failure = Failure {
+                    kind: FailureKind::SessionGone,
+                    message,
+                };
+                self.run_ended(Outcome::Failed { failure }, now, out);
+            }
+            // A resume will tell.
+            Phase::Paused => self.live.must_read = false,
+            Phase::Queued
+            | Phase::Finishing
+            | Phase::Completed
+            | Phase::Failed
+            | Phase::Timeout
+            | Phase::Cancelled => {}
+        }
+    }
+
+    fn report(&mut self, report: &SessionReport, cx: &mut Context<'_>, out: &mut Step) {
+        let now = cx.now;
+        match self.state.phase {
+            Phase::Starting | Phase::Running | Phase::InputRequired => {}
+            Phase::Paused if self.is_watched_pause() => {}
+            Phase::Queued
+            | Phase::Paused
+            | Phase::Finishing
+            | Phase::Completed
+            | Phase::Failed
+            | Phase::Timeout
+            | Phase::Cancelled => return,
+        }
+        self.live.must_read = false;
+        if self.state.worker.as_ref() != Some(&report.worker) {
+            self.emit(
+                now,
+                out,
+                Event::WorkerChanged {
+                    worker: report.worker.clone(),
+                },
+            );
+        }
+        self.sync_prompts(report, now, out);
+        if self.state.phase == Phase::Paused {
+            self.live.undecided_since = None;
+            if report.activity != Activity::Idle {
+                self.end_escaped_run(out);
+            }
+            return;
+        }
+        if self.state.abort.is_some() {
+            self.live.undecided_since = None;
+            if self.live.abort_done {
+                self.abort_reading(report, now, out);
+            }
+            return;
+        }
+        self.sync_requests(report, now, out);
+        self.judge(report, now, out);
+    }
+
+    /// Records how far the prompts got.
+    fn sync_prompts(&mut self, report: &SessionReport, now: WallTime, out: &mut Step) {
+        for seen in &report.prompts {
+            let Some(record) = self
+                .state
+                .prompts
+                .iter()
+                .find(|r| r.prompt.message_id == seen.message_id)
+            else {
+                continue;
+            };
+            let number = record.prompt.number;
+            let carries = record.prompt.carries.clone();
+            let (accepted, was_seen, open) =
+                (record.accepted_at.is_some(), record.seen, record.is_open());
+            if seen.stored && seen.complete && !accepted {
+                self.emit(now, out, Event::PromptAccepted { number });
+                self.live.hints.sent_at = None;
+            }
+            if seen.taken_up && open {
+                self.emit(now, out, Event::PromptTakenUp { number });
+                self.live.hints.resends = 0;
+                if let Some(message_id) = carries {
+                    self.emit(now, out, Event::MessageTakenUp { message_id });
+                }
+            } else if seen.stored && seen.complete && !was_seen {
+                self.emit(now, out, Event::PromptSeen { number });
+            }
+        }
+    }
+
+    /// Opens what the worker asks and closes what it no longer asks.
+    fn sync_requests(&mut self, report: &SessionReport, now: WallTime, out: &mut Step) {
+        let gone: Vec<RequestId> = self
+            .state
+            .requests
+            .iter()
+            .filter(|(id, _)| !self.live.answering.contains(*id))
+            .filter(|(id, _)| !report.requests.iter().any(|asked| asked.id == **id))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for request in gone {
+            self.emit(
+                now,
+                out,
+                Event::RequestClosed {
+                    request,
+                    end: RequestEnd::Gone,
+                },
+            );
+        }
+        if !matches!(self.state.phase, Phase::Running | Phase::InputRequired) {
+            return;
+        }
+        for asked in &report.requests {
+            if !self.state.requests.contains_key(&asked.id) {
+                self.open_request(asked.clone(), now, out);
+            }
+        }
+    }
+
+    fn open_request(&mut self, request: Request, now: WallTime, out: &mut Step) {
+        let default = Answer::Deny {
+            message: NOBODY.to_owned(),
+        };
+        let attended = self.state.spec.attended;
+        let expires_at = if attended {
+            now.plus_ms(self.limits.request_expiry_ms)
+        } else {
+            now
+        };
+        let id = request.id.clone();
+        self.emit(
+            now,
+            out,
+            Event::RequestOpened {
+                request,
+                expires_at,
+                default: default.clone(),
+            },
+        );
+        if !attended {
+            let by = "default".to_owned();
+            self.emit(
+                now,
+                out,
+                Event::AnswerWanted {
+                    request: id,
+                    answer: default,
+                    by,
+                },
+            );
+        }
+    }
+
+    pub(super) fn expire_requests(&mut self, now: WallTime, out: &mut Step) {
+        let expired: Vec<(RequestId, Answer)> = self
+            .state
+            .requests
+            .iter()
+            .filter(|(_, request)| request.answer.is_none() && request.open.expires_at <= now)
+            .map(|(id, request)| (id.clone(), request.open.default.clone()))
+            .collect();
+        for (request, answer) in expired {
+            let by = "default".to_owned();
+            self.emit(
+                now,
+                out,
+                Event::AnswerWanted {
+                    request,
+                    answer,
+                    by,
+                },
+            );
+        }
+    }
+
+    fn judge(&mut self, report: &SessionReport, now: WallTime, out: &mut Step) {
+        if report.unfinished_in_a_row >= self.limits.max_unfinished {
+            let detail = format!(
+                "the model ended {} answers in a row without a finish reason; OpenCode repeats such a call for ever. Check the model provider",
+                report.unfinished_in_a_row
+            );
+            self.live.abort_done = false;
+            self.emit(
+                now,
+                out,
+                Event::AbortWanted {
+                    reason: AbortReason::Watchdog,
+                    detail,
+                },
+            );
+            return;
+        }
+        let verdict = decide(
+            &self.state,
+            report,
+            &self.live.hints,
+            self.limits.max_resumes,
+            now,
+        );
+        match &verdict {
+            Verdict::Working => {
+                self.live.repeated_at = None;
+                self.live.verdict = None;
+                self.live.undecided_since = None;
+                return;
+            }
+            Verdict::Wait => {
+                self.live.verdict = None;
+                self.live.undecided_since = None;
+                self.read_by(now.plus_ms(500));
+                return;
+            }
+            Verdict::Resend(_) | Verdict::Resume(_) | Verdict::Ended(_) => {}
+        }
+        if self.live.verdict.as_ref() != Some(&verdict) {
+            // Seen once: believed when a second reading says the same.
+            let settle = settle_ms(&verdict);
+            self.live.verdict = Some(verdict);
+            self.live.undecided_since.get_or_insert(now);
+            self.live.read_at = Some(now.plus_ms(settle));
+            return;
+        }
+        self.live.verdict = None;
+        self.live.undecided_since = None;
+        self.act(verdict, report, now, out);
+    }
+
+    fn act(&mut self, verdict: Verdict, report: &SessionReport, now: WallTime, out: &mut Step) {
+        match verdict {
+            Verdict::Working | Verdict::Wait => {}
+            Verdict::Resend(number) => {
+                self.live.hints.resends += 1;
+                self.live.hints.sent_at = Some(now);
+                self.live.repeated_at = Some(now);
+                self.live.resend = Some(number);
+            }
+            Verdict::Resume(reason) => {
+                let newest = self
+                    .state
+                    .prompts
+                    .iter()
+                    .rev()
+                    .find(|record| !record.superseded);
+                self.live.resend = newest.map(|record| record.prompt.number);
+                self.live.hints.sent_at = Some(now);
+                self.live.repeated_at = Some(now);
+                let resume = self.state.resumes + 1;
+                self.emit(now, out, Event::ResumeWanted { resume, reason });
+            }
+            Verdict::Ended(outcome) => {
+                self.take_record(report, now, out);
+                self.close_requests(now, out);
+                self.run_ended(outcome, now, out);
+            }
+        }
+    }
+
+    /// The engine's totals replace what was counted from the stream.
+    fn take_record(&mut self, report: &SessionReport, now: WallTime, out: &mut Step) {
+        self.flush(now, out);
+        self.state.run_text.clone_from(&report.text);
+        self.state.run_text_cut = report.text_cut;
+        self.state.usage = report.usage;
+        // Steps that nobody heard: they ended while Chargehand was dead or the stream was broken.
+        if report.steps > self.state.steps {
+            let (steps, usage) = (report.steps, report.usage);
+            self.emit(now, out, Event::StepFinished { steps, usage });
+        }
+    }
+
+    /// Whether a prompt was sent that the engine may still store.
+    fn prompt_on_its_way(&self, now: WallTime) -> bool {
+        self.live.sending.is_some()
+            || self.state.prompts.iter().any(|record| {
+                let sent = record.accepted_at.unwrap_or(record.wanted_at);
+                record.is_open() && !record.seen && now.ms_since(sent) < TAKE_UP_GRACE_MS
+            })
+    }
+
+    /// After an abort: did the run end by it, or had it ended well before?
+    fn abort_reading(&mut self, report: &SessionReport, now: WallTime, out: &mut Step) {
+        if report.activity != Activity::Idle {
+            self.live.abort_done = false;
+            return;
+        }
+        if self.prompt_on_its_way(now) {
+            // Nothing runs yet: what was sent would begin after the abort. Ended when it is stored, or lost for sure.
+            self.live.abort_done = false;
+            self.live.not_before = Some(now.plus_ms(GONE_MS));
+            return;
+        }
+        let Some(reason) = self.state.abort else {
+            return;
+        };
+        let detail = self.state.abort_detail.clone();
+        self.emit(now, out, Event::AbortSeen);
+        self.live.abort_done = false;
+        match reason {
+            AbortReason::Pause => {
+                let all_taken_up = !self
+                    .state
+                    .prompts
+                    .iter()
+                    .any(super::state::PromptRecord::is_open);
+                if all_taken_up && ended_well(&report.last) {
+                    self.take_record(report, now, out);
+                    self.run_ended(Outcome::Succeeded, now, out);
+                } else {
+                    self.flush(now, out);
+                    self.emit(
+                        now,
+                        out,
+                        Event::TaskPaused {
+                            pause: PauseKind::Aborted,
+                        },
+                    );
+                }
+            }
+            AbortReason::Watchdog => {
+                self.take_record(report, now, out);
+                let failure = Failure {
+                    kind: FailureKind::Watchdog,
+                    message: detail,
+                };
+                self.run_ended(Outcome::Failed { failure }, now, out);
+            }
+        }
+    }
+}
+
+/// Between the two readings that must agree before a verdict is believed, in milliseconds. An end may be late in the record
+/// by a few; what would repeat work waits longer.
+const fn settle_ms(verdict: &Verdict) -> u64 {
+    match verdict {
+        Verdict::Working | Verdict::Wait | Verdict::Ended(_) => 100,
+        Verdict::Resend(_) => 500,
+        Verdict::Resume(_) => 1_000,
+    }
+}
+
+fn ended_well(last: &LastMessage) -> bool {
+    matches!(
+        last,
+        LastMessage::Assistant { completed: true, finish: Some(finish), error: None, rejected: false }
+            if finish == "stop"
+    )
+}
