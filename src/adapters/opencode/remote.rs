@@ -327,13 +327,13 @@ mod tests {
     #[test]
     fn paths_are_mapped_below_the_mapping_only() {
         let mapping = PathMapping {
-            ours: PathBuf::from("/data/work"),
+            ours: PathBuf::from("/data/tasks"),
             theirs: "/mnt/w/".to_owned(),
         };
         let table = [
-            ("/data/work/t1/a", Some("/mnt/w/t1/a")),
-            ("/data/work", Some("/mnt/w")),
-            ("/data/workshop", None),
+            ("/data/tasks/t1/a", Some("/mnt/w/t1/a")),
+            ("/data/tasks", Some("/mnt/w")),
+            ("/data/tasksforce", None),
             ("/etc", None),
         ];
         for (ours, theirs) in table {
