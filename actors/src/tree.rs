@@ -96,6 +96,8 @@ impl Default for TreeSettings {
 const COMMAND_DEADLINE: Duration = Duration::from_secs(40);
 /// A read that does not wait is answered within this time.
 const READ_DEADLINE: Duration = Duration::from_secs(25);
+/// How much later than asked the answer of a wait may come.
+const WAIT_SLACK: Duration = Duration::from_secs(2);
 /// The longest wait of any call.
 const LONGEST_WAIT_MS: u64 = 45_000;
 /// Senders outside are turned away when this many messages wait.
@@ -278,6 +280,10 @@ impl TreeHandle {
     /// # Errors
     /// The queue is full, the key was used otherwise, no such engine, the tree is not there.
     pub async fn submit(&self, submit: Submit) -> Result<Submitted, TreeError> {
+        within(COMMAND_DEADLINE, self.send_submit(submit)).await
+    }
+
+    async fn send_submit(&self, submit: Submit) -> Result<Submitted, TreeError> {
         let who = Identity::Operator {
             name: "admission".to_owned(),
         };
@@ -309,7 +315,7 @@ impl TreeHandle {
         mut query: StatusQuery,
     ) -> Result<TaskStatus, TreeError> {
         query.wait_ms = query.wait_ms.min(LONGEST_WAIT_MS);
-        let deadline = READ_DEADLINE + Duration::from_millis(query.wait_ms);
+        let deadline = READ_DEADLINE.max(Duration::from_millis(query.wait_ms) + WAIT_SLACK);
         let make = |reply| RegistryMsg::Status {
             who: who.clone(),
             query,
@@ -415,6 +421,16 @@ impl TreeHandle {
 
     /// Sends a command to a live task; `ended` is said when there is none because the task is final.
     async fn command<T: Send + 'static>(
+        &self,
+        who: &Identity,
+        task: TaskId,
+        ended: &str,
+        make: impl FnOnce(String, oneshot::Sender<Result<T, TreeError>>) -> TaskCommand,
+    ) -> Result<T, TreeError> {
+        within(COMMAND_DEADLINE, self.send_command(who, task, ended, make)).await
+    }
+
+    async fn send_command<T: Send + 'static>(
         &self,
         who: &Identity,
         task: TaskId,
@@ -557,6 +573,15 @@ impl TreeHandle {
             let _ = tokio::time::timeout(patience, self.control(&who, control)).await;
         }
     }
+}
+
+/// The whole of a call that asks more than one actor, never longer than `deadline`.
+async fn within<T>(
+    deadline: Duration,
+    call: impl Future<Output = Result<T, TreeError>>,
+) -> Result<T, TreeError> {
+    let seconds = deadline.as_secs();
+    tokio::time::timeout(deadline, call).await.unwrap_or(Err(TreeError::Slow { seconds }))
 }
 
 /// Sends a message that carries a reply and waits for it, never longer than `deadline`.
