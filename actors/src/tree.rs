@@ -581,7 +581,9 @@ async fn within<T>(
     call: impl Future<Output = Result<T, TreeError>>,
 ) -> Result<T, TreeError> {
     let seconds = deadline.as_secs();
-    tokio::time::timeout(deadline, call).await.unwrap_or(Err(TreeError::Slow { seconds }))
+    tokio::time::timeout(deadline, call)
+        .await
+        .unwrap_or(Err(TreeError::Slow { seconds }))
 }
 
 /// Sends a message that carries a reply and waits for it, never longer than `deadline`.
