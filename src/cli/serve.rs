@@ -56,7 +56,7 @@ pub(crate) async fn serve(args: &ServeArgs) -> Result<Exit, CliError> {
         () = interrupts.next() => {
             let workers = match settings.engine.on_stop {
                 StopHow::LeaveRunning => "a worker that runs goes on and is taken over by the next start",
-                StopHow::EndWorkers => "workers are ended; the next start continues their tasks",
+                StopHow::EndWorkers => "tasks that have started are cancelled and their workers ended; queued tasks wait for the next start",
             };
             tracing::info!("stopping: {workers}; a second signal ends at once");
             shutdown.cancel();
