@@ -13,7 +13,7 @@ use crate::engine::{EngineActor, EngineArgs, EngineMsg};
 use crate::handle::{Handle, Inbox};
 use crate::id::EngineName;
 use crate::jobs::Jobs;
-use crate::supervision::{Deaths, Decision, RestartPolicy};
+use crate::supervision::{ChildEnd, Deaths, Decision, RestartPolicy, child_end};
 use crate::task::TaskMsg;
 use crate::view::HealthState;
 use crate::wiring::Wires;
@@ -126,17 +126,13 @@ impl Actor for Engines {
         event: SupervisionEvent,
         state: &mut EnginesState,
     ) -> Result<(), ActorProcessingErr> {
-        match event {
-            SupervisionEvent::ActorFailed(actor, error) => {
-                state.died(actor.get_id(), &error.to_string());
+        match child_end(event) {
+            Some((actor, ChildEnd::Died(reason))) => state.died(actor, &reason),
+            // An engine actor has no reason to end: it is started again like a dead one.
+            Some((actor, ChildEnd::Stopped(reason))) => {
+                state.died(actor, reason.as_deref().unwrap_or("stopped"));
             }
-            SupervisionEvent::ActorTerminated(actor, _, reason) => {
-                state.died(
-                    actor.get_id(),
-                    reason.as_deref().unwrap_or("ended without a reason"),
-                );
-            }
-            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
+            None => {}
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ use crate::id::{EventNumber, TaskId};
 use crate::jobs::{JobEnd, Jobs};
 use crate::lane::{Lane, LaneArgs, LaneMsg};
 use crate::ports::{JournalError, ListFilter};
-use crate::supervision::{Deaths, Decision, RestartPolicy};
+use crate::supervision::{ChildEnd, Deaths, Decision, RestartPolicy, child_end};
 use crate::wiring::Wires;
 
 /// How long finding what is still to be told may take, and how soon it is tried again.
@@ -208,23 +208,14 @@ impl Actor for Outward {
         event: SupervisionEvent,
         state: &mut OutwardState,
     ) -> Result<(), ActorProcessingErr> {
-        match event {
-            SupervisionEvent::ActorFailed(actor, error) => {
-                state.died(actor.get_id(), &error.to_string());
-            }
-            SupervisionEvent::ActorTerminated(actor, left, reason) => {
-                if left.is_some() {
-                    if let Some(task) = state.actors.remove(&actor.get_id()) {
-                        state.children.remove(&task);
-                    }
-                } else {
-                    state.died(
-                        actor.get_id(),
-                        reason.as_deref().unwrap_or("ended without a reason"),
-                    );
+        match child_end(event) {
+            Some((actor, ChildEnd::Died(reason))) => state.died(actor, &reason),
+            Some((actor, ChildEnd::Stopped(_))) => {
+                if let Some(task) = state.actors.remove(&actor) {
+                    state.children.remove(&task);
                 }
             }
-            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
+            None => {}
         }
         Ok(())
     }

@@ -1,11 +1,39 @@
-//! When a dead child is started again: intensity over a sliding window, full-jitter back-off.
+//! How a child ended, and when a dead one is started again: intensity over a sliding window, full-jitter back-off.
 //!
 //! In: the time and reason of each death. Out: a [`Decision`]. Pure; the supervisors act on it.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use ractor::{ActorId, SupervisionEvent};
+
 use crate::id::WallTime;
+
+/// How a child ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ChildEnd {
+    /// By a stop, with its last handler run to the end.
+    Stopped(Option<String>),
+    /// By a panic, an error, a kill or an abort.
+    Died(String),
+}
+
+/// Reads a supervision event. A clean stop hands the state over; kill and abort do not, and look normal otherwise.
+pub(crate) fn child_end(event: SupervisionEvent) -> Option<(ActorId, ChildEnd)> {
+    match event {
+        SupervisionEvent::ActorFailed(actor, error) => {
+            Some((actor.get_id(), ChildEnd::Died(error.to_string())))
+        }
+        SupervisionEvent::ActorTerminated(actor, Some(_), reason) => {
+            Some((actor.get_id(), ChildEnd::Stopped(reason)))
+        }
+        SupervisionEvent::ActorTerminated(actor, None, reason) => {
+            let reason = reason.unwrap_or_else(|| "ended without a reason".to_owned());
+            Some((actor.get_id(), ChildEnd::Died(reason)))
+        }
+        SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => None,
+    }
+}
 
 /// How often and how fast a child may be started again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -21,7 +21,7 @@ use crate::journal::{JournalMsg, NewBatch};
 use crate::machine::{Input, TaskState};
 use crate::ports::JournalError;
 use crate::reaper::{ReaperMsg, Removal};
-use crate::supervision::{Deaths, Decision, RestartPolicy};
+use crate::supervision::{ChildEnd, Deaths, Decision, RestartPolicy, child_end};
 use crate::task::{Task, TaskArgs, TaskCommand, TaskMsg};
 use crate::view::TaskView;
 use crate::wiring::Wires;
@@ -174,22 +174,10 @@ impl Actor for Tasks {
         event: SupervisionEvent,
         state: &mut TasksState,
     ) -> Result<(), ActorProcessingErr> {
-        match event {
-            SupervisionEvent::ActorFailed(actor, error) => {
-                state.died(actor.get_id(), &error.to_string());
-            }
-            SupervisionEvent::ActorTerminated(actor, left, reason) => {
-                // A clean stop hands its state over; kill and abort do not, and look normal otherwise.
-                if left.is_some() {
-                    state.ended(actor.get_id());
-                } else {
-                    state.died(
-                        actor.get_id(),
-                        reason.as_deref().unwrap_or("ended without a reason"),
-                    );
-                }
-            }
-            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
+        match child_end(event) {
+            Some((actor, ChildEnd::Died(reason))) => state.died(actor, &reason),
+            Some((actor, ChildEnd::Stopped(_))) => state.ended(actor),
+            None => {}
         }
         Ok(())
     }
