@@ -11,6 +11,7 @@ mod harness_product;
 mod task_answers;
 mod task_cancel;
 mod task_files;
+mod task_input_required;
 mod task_killed;
 mod task_messages;
 mod task_model_errors;
