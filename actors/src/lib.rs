@@ -55,5 +55,6 @@ pub mod supervision;
 mod task;
 mod task_supervisor;
 pub mod tree;
+mod tree_handle;
 pub mod view;
 mod wiring;
