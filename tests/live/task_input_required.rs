@@ -5,6 +5,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use chargehand::adapters::journal::{JournalSettings, SqliteJournal};
 use chargehand::adapters::opencode::LocalEngine;
@@ -12,8 +13,8 @@ use chargehand::adapters::outward::{NoMemory, NoNotices, NoRooms};
 use chargehand::adapters::system::{SystemClock, SystemIds};
 use chargehand::adapters::workdir::{LocalOutput, LocalWorkdirs, WorkdirLimits, WorkdirSettings};
 use chargehand_actors::command::{
-    Answer, AnswerRequest, Caller, Control, ControlSignal, Identity, Priority, Source, StatusQuery,
-    Submit, TaskSpec, WaitFor,
+    Answer, AnswerRequest, Caller, Control, ControlSignal, HistoryQuery, Identity, Priority,
+    Source, StatusQuery, Submit, TaskSpec, WaitFor,
 };
 use chargehand_actors::event::{Event, Phase};
 use chargehand_actors::id::{EngineName, TaskId};
@@ -22,7 +23,7 @@ use chargehand_actors::tree::{self, Ports, Tree, TreeHandle, TreeSettings};
 use chargehand_actors::view::TaskView;
 use serde_json::json;
 
-use crate::harness::{Live, bash};
+use crate::harness::{Live, PATIENCE, bash};
 
 async fn start(live: &Live, engine: Arc<LocalEngine>) -> Tree {
     let data = live.directory.path();
@@ -85,7 +86,9 @@ async fn submit(tree: &TreeHandle) -> TaskId {
 
 /// Waits for the phase, through those before it.
 async fn reach(tree: &TreeHandle, task: TaskId, phase: Phase) -> TaskView {
+    let end = Instant::now() + 2 * PATIENCE;
     loop {
+        assert!(Instant::now() < end, "task {task} does not reach {phase:?}");
         let query = StatusQuery {
             task,
             since: None,
@@ -108,8 +111,13 @@ async fn reach(tree: &TreeHandle, task: TaskId, phase: Phase) -> TaskView {
 
 /// The events of a task once what its attempt owned is gone.
 async fn removed(tree: &TreeHandle, task: TaskId) -> Vec<Event> {
+    let end = Instant::now() + 2 * PATIENCE;
     loop {
-        let query = chargehand_actors::command::HistoryQuery {
+        assert!(
+            Instant::now() < end,
+            "what task {task} owned is not removed"
+        );
+        let query = HistoryQuery {
             task,
             offset: 0,
             limit: None,
@@ -122,7 +130,7 @@ async fn removed(tree: &TreeHandle, task: TaskId) -> Vec<Event> {
         {
             return events;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 

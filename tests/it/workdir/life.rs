@@ -100,7 +100,7 @@ async fn a_finished_preparation_is_found_again_and_a_half_made_one_made_anew() {
     // What a preparation that was killed in the middle leaves behind; the second is another attempt's.
     for (area, name) in [
         ("store", "1.making-x/repo.git"),
-        ("workdirs", "1.making-x/work/d"),
+        ("workdirs", "1.making-x/work"),
         ("workdirs", "11.making-x"),
     ] {
         std::fs::create_dir_all(disk.dir.path().join(format!("{area}/{TASK}/{name}"))).unwrap();
