@@ -149,6 +149,7 @@ fn long_history(criterion: &mut Criterion) {
         identity: Some(Identity::Caller {
             token: TOKEN.to_owned(),
             agent_id: Some("agent-3".to_owned()),
+            from: Default::default(),
         }),
         limit: 50,
         ..ListFilter::default()

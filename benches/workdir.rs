@@ -44,6 +44,7 @@ fn workdir(criterion: &mut Criterion) {
             root: dir.path().join("workdirs"),
             store: dir.path().join("store"),
             git: None,
+            instance: chargehand_actors::id::InstanceId("test".to_owned()),
             limits: WorkdirLimits::default(),
         });
         let from = Source::Directory {

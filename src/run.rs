@@ -7,12 +7,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use chargehand_actors::id::InstanceId;
+use chargehand_actors::ports::StopHow;
 use chargehand_actors::tree::{self, Ports, TreeFailure};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Settings;
-use crate::http::serve;
+use crate::http::{Tokens, serve};
 use crate::mcp::Edge;
 
 /// The outside world, as a run uses it.
@@ -53,8 +54,20 @@ pub async fn run(
     listener: TcpListener,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
+    let tokens = Tokens::new(&settings.auth);
+    run_with(settings, tokens, adapters, listener, shutdown).await
+}
+
+/// The same with tokens that the caller made from these settings, and may replace meanwhile ([`Tokens::reload`]).
+pub async fn run_with(
+    settings: Settings,
+    tokens: Tokens,
+    adapters: Adapters,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), RunError> {
     let address = listener.local_addr().map_err(RunError::Listener)?;
-    if settings.auth.tokens.is_empty() && !address.ip().is_loopback() {
+    if tokens.open_to_all() && !address.ip().is_loopback() {
         return Err(RunError::Open(address));
     }
     let clock = Arc::clone(&adapters.ports.clock);
@@ -66,11 +79,12 @@ pub async fn run(
         tree: tree.handle(),
         settings: Arc::new(settings),
         clock,
+        counters: Arc::default(),
         port: address.port(),
         stopping: CancellationToken::new(),
     };
     let stopping = edge.stopping.clone();
-    let mut serving = serve(listener, address, edge);
+    let mut serving = serve(listener, address, &edge, tokens);
     tracing::info!(%address, "serving MCP at /mcp");
     let (ended, serving) = tokio::select! {
         () = shutdown => (Ok(()), Some(serving)),
@@ -78,9 +92,23 @@ pub async fn run(
         end = serving.ended() => (end.map_err(RunError::Server), None),
     };
     stopping.cancel();
+    say_what_becomes_of_tasks(tree.handle().load(), how);
     if let Some(serving) = serving {
         serving.stop().await;
     }
     tree.stop(how).await;
     ended
+}
+
+/// Tells what a stop does with the tasks that there are.
+fn say_what_becomes_of_tasks((started, queued): (u32, u32), how: StopHow) {
+    let becomes = match how {
+        StopHow::LeaveRunning => "go on in their workers and are taken over by the next start",
+        StopHow::EndWorkers => "are cancelled and their workers ended",
+    };
+    tracing::info!(
+        started,
+        queued,
+        "tasks that have started {becomes}; queued ones wait for the next start"
+    );
 }

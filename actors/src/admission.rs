@@ -2,23 +2,28 @@
 //!
 //! In: submits, committed events, engines that are ready or not. Out: `TaskAccepted` to the journal, new task actors and
 //! dispatches to the task supervisor. Its ledger is what is committed plus what it has asked the journal to commit.
+//! While a disk is low nothing new is accepted and nothing that waits is dispatched.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 
 use crate::board::{ActorKind, Slot};
-use crate::command::{Caller, Submit};
+use crate::command::{Caller, Submit, TaskSpec};
+use crate::crash::CrashPoint;
 use crate::error::TreeError;
 use crate::event::{CommittedEvent, Event, PauseKind, Phase};
 use crate::handle::Inbox;
 use crate::id::{BatchId, EngineName, TaskId, WallTime};
+use crate::jobs::{JobEnd, Jobs};
 use crate::journal::{JournalMsg, NewBatch};
 use crate::machine::TaskState;
 use crate::ports::KeyRow;
-use crate::queue::{Ledger, QueueLimits, Waiting};
+use crate::queue::{Ledger, NoRoom, QueueLimits, Waiting};
+use crate::space::{KnownSpace, Look};
 use crate::task_supervisor::TasksMsg;
 use crate::view::Submitted;
 use crate::wiring::Wires;
@@ -32,6 +37,8 @@ pub(crate) struct QueueView {
     pub(crate) accepting: bool,
     /// Engines that cannot be dispatched to, and why.
     pub(crate) blocked: BTreeMap<EngineName, String>,
+    /// Why nothing new begins, when a disk is low.
+    pub(crate) disk_low: Option<String>,
 }
 
 pub(crate) type SubmitReply = oneshot::Sender<Result<Submitted, TreeError>>;
@@ -41,6 +48,13 @@ pub(crate) enum AdmissionMsg {
         submit: Box<Submit>,
         reply: SubmitReply,
     },
+    /// Whether a key is known; answered with its task when that is durable, or with why the key cannot be used.
+    Known {
+        key: (Caller, String),
+        /// As in [`Submit::asked`].
+        asked: String,
+        reply: oneshot::Sender<Result<Option<Submitted>, TreeError>>,
+    },
     /// A task's `TaskAccepted` is durable.
     Accepted(TaskId),
     Committed(Arc<[CommittedEvent]>),
@@ -49,11 +63,18 @@ pub(crate) enum AdmissionMsg {
         engine: EngineName,
         why: String,
     },
+    /// Whether a disk is low.
+    Looked(JobEnd<Option<String>>),
+    /// Something waits for room on a disk.
+    LookAgain,
     /// A task's actor started again while its slot was on the way.
     TaskRestarted(TaskId),
     /// No new tasks from now on.
     Close,
 }
+
+/// How long waiting tasks wait for room on a disk before it is looked at again.
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// A key in force.
 struct Key {
@@ -85,6 +106,10 @@ pub(crate) struct AdmissionState {
     ledger: Ledger,
     keys: HashMap<(Caller, String), Key>,
     pending: HashMap<TaskId, Pending>,
+    jobs: Jobs<AdmissionMsg>,
+    space: KnownSpace,
+    /// Submits that wait for a look at the disks, in order.
+    held: Vec<(Submit, SubmitReply)>,
     engines: BTreeMap<EngineName, Result<(), String>>,
     order: u64,
     closed: bool,
@@ -117,6 +142,8 @@ impl Actor for Admission {
             running: settings.max_running,
             running_per_caller: settings.max_running_per_caller,
             queued: settings.max_queued,
+            queued_per_caller: settings.max_queued_per_caller,
+            tokens: settings.caller_limits.clone(),
         };
         let engines = args
             .wires
@@ -127,6 +154,9 @@ impl Actor for Admission {
             .collect();
         let mut state = AdmissionState {
             inbox: handle.inbox(),
+            jobs: Jobs::new(handle),
+            space: KnownSpace::default(),
+            held: Vec::new(),
             slot,
             ledger: Ledger::new(limits),
             keys: HashMap::new(),
@@ -152,6 +182,17 @@ impl Actor for Admission {
         state.inbox.took();
         match message {
             AdmissionMsg::Submit { submit, reply } => state.submit(*submit, reply),
+            AdmissionMsg::Known { key, asked, reply } => {
+                let answer = match state.known(&key, &digest(&asked)) {
+                    // One on its way to the journal is met again by the submit that follows.
+                    Some(Ok(task)) if !state.pending.contains_key(&task) => {
+                        Ok(Some(state.submitted(task, true)))
+                    }
+                    Some(Ok(_)) | None => Ok(None),
+                    Some(Err(error)) => Err(error),
+                };
+                let _ = reply.send(answer);
+            }
             AdmissionMsg::Accepted(task) => state.accepted(task),
             AdmissionMsg::Committed(events) => state.committed(&events),
             AdmissionMsg::EngineReady(engine) => {
@@ -162,9 +203,11 @@ impl Actor for Admission {
                 state.engines.insert(engine, Err(why));
                 state.changed = true;
             }
+            AdmissionMsg::Looked(end) => state.looked(end),
+            AdmissionMsg::LookAgain => state.space.waited(),
             AdmissionMsg::TaskRestarted(task) => {
-                if state.ledger.is_dispatched(task) {
-                    state.wires.tasks.tell(TasksMsg::Dispatch(task));
+                if let Some(holds) = state.ledger.dispatched(task) {
+                    state.wires.tasks.tell(TasksMsg::Dispatch { task, holds });
                 }
             }
             AdmissionMsg::Close => {
@@ -227,6 +270,7 @@ impl AdmissionState {
             priority: task.spec.priority,
             order: self.order,
             on_hold: false,
+            holds: task.holds,
         }
     }
 
@@ -235,14 +279,7 @@ impl AdmissionState {
         // The key comes before everything else: a repeat is answered even when the queue is full.
         if let Some(key) = submit.idempotency_key.clone() {
             let key = (submit.caller.clone(), key);
-            self.sweep_keys();
-            let oldest = self.keys_keep_from();
-            if let Some(known) = self.keys.get(&key).filter(|known| known.at >= oldest) {
-                let answer = if known.fingerprint == fingerprint {
-                    Ok(known.task)
-                } else {
-                    Err(TreeError::KeyReused { task: known.task })
-                };
+            if let Some(answer) = self.known(&key, &fingerprint) {
                 self.repeat(answer, reply);
                 return;
             }
@@ -251,7 +288,65 @@ impl AdmissionState {
             let _ = reply.send(Err(error));
             return;
         }
-        self.accept(submit, fingerprint, reply);
+        match self.room_on_disk() {
+            Look::Fine => self.accept(submit, fingerprint, reply),
+            Look::Low(why) => {
+                let _ = reply.send(Err(TreeError::DiskLow(why)));
+            }
+            // Asked again, from its key on, when the answer is there.
+            Look::Unknown => self.held.push((submit, reply)),
+        }
+    }
+
+    /// Whether the disks have room, as of a moment ago; starts a look when that is not known.
+    fn room_on_disk(&mut self) -> Look {
+        let space = &self.wires.ports.space;
+        if !space.watched() {
+            return Look::Fine;
+        }
+        let known = self.space.known();
+        if known == Look::Unknown && self.space.start() {
+            let space = Arc::clone(space);
+            let id = self.jobs.start(
+                KnownSpace::DEADLINE,
+                async move { space.low().await },
+                |_, end| AdmissionMsg::Looked(end),
+            );
+            self.slot.job_started(id.0, "look at the disks");
+        }
+        known
+    }
+
+    fn looked(&mut self, end: JobEnd<Option<String>>) {
+        self.slot.clear_jobs();
+        // A disk that does not answer is not called full: if it fails, the journal says so.
+        let low = match end {
+            JobEnd::Done(low) => low,
+            JobEnd::Deadline(_) | JobEnd::Panicked(_) => {
+                tracing::warn!("how much room the disks have could not be found out in time");
+                None
+            }
+        };
+        self.space.set(low);
+        for (submit, reply) in std::mem::take(&mut self.held) {
+            self.submit(submit, reply);
+        }
+    }
+
+    /// The task that a key in force belongs to, or that it was used with other arguments; none for a new key.
+    fn known(
+        &mut self,
+        key: &(Caller, String),
+        fingerprint: &str,
+    ) -> Option<Result<TaskId, TreeError>> {
+        self.sweep_keys();
+        let oldest = self.keys_keep_from();
+        let known = self.keys.get(key).filter(|known| known.at >= oldest)?;
+        Some(if known.fingerprint == fingerprint {
+            Ok(known.task)
+        } else {
+            Err(TreeError::KeyReused { task: known.task })
+        })
     }
 
     fn repeat(&mut self, answer: Result<TaskId, TreeError>, reply: SubmitReply) {
@@ -280,15 +375,23 @@ impl AdmissionState {
                 configured: names.join(", "),
             });
         }
-        let pending = u32::try_from(self.pending.len()).unwrap_or(u32::MAX);
-        if !self.ledger.has_room(pending) {
-            let queued = self.ledger.queued() + pending;
-            return Err(TreeError::QueueFull {
-                queued,
-                limit: self.wires.settings.max_queued,
-            });
-        }
-        Ok(())
+        let caller = &submit.caller;
+        let own = self.pending.values().filter(|p| p.state.caller == *caller);
+        let own = u32::try_from(own.count()).unwrap_or(u32::MAX);
+        self.ledger
+            .room_for(caller, self.pending(), own)
+            .map_err(|no_room| match no_room {
+                NoRoom::ForAll { queued, limit } => TreeError::QueueFull { queued, limit },
+                NoRoom::ForCaller { queued, limit } => TreeError::CallerLimit {
+                    held: queued,
+                    limit,
+                },
+            })
+    }
+
+    /// Tasks whose acceptance is not durable yet.
+    fn pending(&self) -> u32 {
+        u32::try_from(self.pending.len()).unwrap_or(u32::MAX)
     }
 
     fn accept(&mut self, submit: Submit, fingerprint: String, reply: SubmitReply) {
@@ -299,6 +402,7 @@ impl AdmissionState {
             caller: submit.caller.clone(),
             idempotency_key: submit.idempotency_key.clone(),
             fingerprint: fingerprint.clone(),
+            from: submit.from,
         };
         let Some(state) = TaskState::accepted(task, now, &event) else {
             let _ = reply.send(Err(TreeError::Internal(
@@ -325,6 +429,7 @@ impl AdmissionState {
             },
         );
         let origin = self.wires.admission.clone();
+        CrashPoint::BeforeAccept.pass();
         self.wires.journal.tell(JournalMsg::Append(NewBatch {
             id: BatchId(self.wires.ports.ids.uuid()),
             task: Some(task),
@@ -338,6 +443,7 @@ impl AdmissionState {
         let Some(pending) = self.pending.remove(&task) else {
             return;
         };
+        CrashPoint::AfterAccept.pass();
         let waiting = self.waiting(&pending.state);
         self.ledger.enqueue(pending.state.caller.clone(), waiting);
         self.wires.tasks.tell(TasksMsg::Spawn(pending.state));
@@ -383,29 +489,51 @@ impl AdmissionState {
         if self.closed {
             return;
         }
-        let engines = &self.engines;
-        while let Some(task) = self
-            .ledger
-            .dispatch(|engine| engines.get(engine).is_some_and(Result::is_ok))
-        {
-            self.wires.tasks.tell(TasksMsg::Dispatch(task));
+        loop {
+            let ready = |engine: &EngineName| self.engines.get(engine).is_some_and(Result::is_ok);
+            // The disks are looked at only when somebody would begin to write to them.
+            if !self.ledger.can_dispatch(ready) {
+                self.changed |= self.space.hold_back(None);
+                return;
+            }
+            match self.room_on_disk() {
+                Look::Fine => self.changed |= self.space.hold_back(None),
+                Look::Low(why) => {
+                    self.changed |= self.space.hold_back(Some(why));
+                    return self.look_again();
+                }
+                Look::Unknown => return,
+            }
+            let engines = &self.engines;
+            let ready = |engine: &EngineName| engines.get(engine).is_some_and(Result::is_ok);
+            if let Some(task) = self.ledger.dispatch(ready) {
+                let holds = self.ledger.dispatched(task).unwrap_or_default();
+                self.wires.tasks.tell(TasksMsg::Dispatch { task, holds });
+            }
+        }
+    }
+
+    /// Something waits for room: this is looked at again and again, and only while it is so.
+    fn look_again(&mut self) {
+        if self.space.wait() {
+            self.jobs.after(AGAIN, AdmissionMsg::LookAgain);
         }
     }
 
     fn publish(&mut self) {
         self.changed = false;
         self.ledger.take_changed();
-        let pending = u32::try_from(self.pending.len()).unwrap_or(u32::MAX);
         let view = QueueView {
             position: self.ledger.order().into_iter().zip(1..).collect(),
             active: self.ledger.active(),
             queued: self.ledger.queued(),
-            accepting: !self.closed && self.ledger.has_room(pending),
+            accepting: !self.closed && self.ledger.has_room(self.pending()),
             blocked: self
                 .engines
                 .iter()
                 .filter_map(|(name, state)| Some((name.clone(), state.as_ref().err()?.clone())))
                 .collect(),
+            disk_low: self.space.holds_back(),
         };
         self.slot
             .set_phase(if self.closed { "closed" } else { "ready" });
@@ -429,9 +557,21 @@ impl AdmissionState {
     }
 }
 
-/// Digest of the arguments, stable across restarts and versions: the arguments themselves as JSON, hashed (FNV-1a, 128 bit).
+/// Digest of the arguments, stable across restarts, versions and settings.
 fn fingerprint(submit: &Submit) -> String {
-    let text = serde_json::to_string(&submit.spec).unwrap_or_default();
+    if !submit.asked.is_empty() {
+        return digest(&submit.asked);
+    }
+    // A repeat of the call may come from another conversation of the same agent.
+    let spec = TaskSpec {
+        conversation: None,
+        ..submit.spec.clone()
+    };
+    digest(&serde_json::to_string(&spec).unwrap_or_default())
+}
+
+/// FNV-1a, 128 bit.
+fn digest(text: &str) -> String {
     let mut hash: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     for byte in text.bytes() {
         hash ^= u128::from(byte);

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use crate::handle::Backlog;
 use crate::id::{EventNumber, WallTime};
 use crate::ports::Clock;
 
@@ -25,16 +26,64 @@ pub enum ActorKind {
     Journal,
     Admission,
     Registry,
+    Retention,
     Engines,
     Engine,
     WorkspaceSync,
     TaskMemory,
     Rooms,
+    RoomLink,
     Room,
     Notifier,
     Notice,
     Tasks,
     Task,
+}
+
+impl ActorKind {
+    /// All of them.
+    pub const ALL: [Self; 17] = [
+        Self::Root,
+        Self::Reaper,
+        Self::Journal,
+        Self::Admission,
+        Self::Registry,
+        Self::Engines,
+        Self::Engine,
+        Self::WorkspaceSync,
+        Self::TaskMemory,
+        Self::Retention,
+        Self::Rooms,
+        Self::RoomLink,
+        Self::Room,
+        Self::Notifier,
+        Self::Notice,
+        Self::Tasks,
+        Self::Task,
+    ];
+
+    /// The word in the debug endpoint and in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Root => "root",
+            Self::Reaper => "reaper",
+            Self::Journal => "journal",
+            Self::Admission => "admission",
+            Self::Registry => "registry",
+            Self::Engines => "engines",
+            Self::Engine => "engine",
+            Self::WorkspaceSync => "workspace_sync",
+            Self::TaskMemory => "task_memory",
+            Self::Retention => "retention",
+            Self::Rooms => "rooms",
+            Self::RoomLink => "room_link",
+            Self::Room => "room",
+            Self::Notifier => "notifier",
+            Self::Notice => "notice",
+            Self::Tasks => "tasks",
+            Self::Task => "task",
+        }
+    }
 }
 
 /// One live actor as shown.
@@ -78,7 +127,7 @@ struct Entry {
     restarts: u32,
     last_restart: Option<String>,
     live: Mutex<Live>,
-    waiting: Arc<AtomicU64>,
+    waiting: Backlog,
     last_event: AtomicU64,
     since: AtomicI64,
 }
@@ -92,6 +141,8 @@ struct Inner {
     clock: Arc<dyn Clock>,
     next: AtomicU64,
     entries: Mutex<BTreeMap<u64, Arc<Entry>>>,
+    /// Most messages that waited at once, of actors that are gone.
+    most_waiting: Mutex<BTreeMap<ActorKind, u64>>,
 }
 
 /// The board. Cheap to clone.
@@ -124,8 +175,8 @@ pub struct SlotSpec {
     pub label: String,
     /// Restarts so far and the last reason.
     pub restarts: (u32, Option<String>),
-    /// Counter of waiting messages, shared with the actor's handle.
-    pub waiting: Arc<AtomicU64>,
+    /// Count of waiting messages, shared with the actor's handle.
+    pub waiting: Backlog,
 }
 
 impl Board {
@@ -135,6 +186,7 @@ impl Board {
             clock,
             next: AtomicU64::new(1),
             entries: Mutex::default(),
+            most_waiting: Mutex::default(),
         }))
     }
 
@@ -192,13 +244,23 @@ impl Board {
                     since: WallTime(entry.since.load(Ordering::Relaxed)),
                     restarts: entry.restarts,
                     last_restart: entry.last_restart.clone(),
-                    waiting: entry.waiting.load(Ordering::Relaxed),
+                    waiting: entry.waiting.now(),
                     last_event: EventNumber(entry.last_event.load(Ordering::Relaxed)),
                     jobs: live.jobs.values().cloned().collect(),
                 }
             })
             .collect();
         BoardSnapshot { actors }
+    }
+
+    /// Most messages that waited at once in a mailbox, by kind of actor.
+    pub fn most_waiting(&self) -> BTreeMap<ActorKind, u64> {
+        let mut most = lock(&self.0.most_waiting).clone();
+        for entry in lock(&self.0.entries).values() {
+            let known = most.entry(entry.kind).or_default();
+            *known = entry.waiting.most().max(*known);
+        }
+        most
     }
 }
 
@@ -250,6 +312,10 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
+        let mut most = lock(&self.board.0.most_waiting);
+        let known = most.entry(self.entry.kind).or_default();
+        *known = self.entry.waiting.most().max(*known);
+        drop(most);
         lock(&self.board.0.entries).remove(&self.id);
     }
 }

@@ -15,6 +15,28 @@ pub struct Caller {
     pub agent_id: String,
 }
 
+/// Where a command came from, for the record: the way in and the address, such as `mcp 127.0.0.1`. Empty = inside.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Origin(pub String);
+
+impl Origin {
+    /// Whether nothing is known of it.
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Who gave a command and from where, as events record it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Author {
+    /// [`Identity::name`], or `default`, `policy`, `shutdown`.
+    pub by: String,
+    /// From where.
+    #[serde(default, skip_serializing_if = "Origin::is_empty")]
+    pub from: Origin,
+}
+
 /// Who may read or command: an operator sees every task, a caller the tasks of its own token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Identity {
@@ -22,6 +44,8 @@ pub enum Identity {
     Operator {
         /// For the record: the token's name, a Matrix user, `cli`.
         name: String,
+        /// From where.
+        from: Origin,
     },
     /// Sees and controls the tasks submitted with the same token; with `agent_id`, only that agent's.
     Caller {
@@ -29,15 +53,36 @@ pub enum Identity {
         token: String,
         /// Narrows the token to one agent when present.
         agent_id: Option<String>,
+        /// From where.
+        from: Origin,
     },
 }
 
 impl Identity {
+    /// Chargehand itself, acting as an operator under this name.
+    pub fn inside(name: &str) -> Self {
+        Self::Operator {
+            name: name.to_owned(),
+            from: Origin::default(),
+        }
+    }
+
+    /// For the record of a command.
+    pub fn author(&self) -> Author {
+        let (Self::Operator { from, .. } | Self::Caller { from, .. }) = self;
+        Author {
+            by: self.name(),
+            from: from.clone(),
+        }
+    }
+
     /// Whether tasks of `owner` are visible to this identity.
     pub fn may_see(&self, owner: &Caller) -> bool {
         match self {
             Self::Operator { .. } => true,
-            Self::Caller { token, agent_id } => {
+            Self::Caller {
+                token, agent_id, ..
+            } => {
                 *token == owner.token
                     && agent_id
                         .as_ref()
@@ -49,14 +94,16 @@ impl Identity {
     /// The name that goes into events: who did it.
     pub fn name(&self) -> String {
         match self {
-            Self::Operator { name } => name.clone(),
+            Self::Operator { name, .. } => name.clone(),
             Self::Caller {
                 token,
                 agent_id: Some(agent),
+                ..
             } => format!("{token}/{agent}"),
             Self::Caller {
                 token,
                 agent_id: None,
+                ..
             } => token.clone(),
         }
     }
@@ -108,6 +155,56 @@ pub enum Priority {
     High,
 }
 
+/// What becomes of a permission that the worker asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PermissionAction {
+    /// Granted at once.
+    Allow,
+    /// Asked of whoever is attached; refused where nobody is.
+    Ask,
+    /// Refused at once.
+    Deny,
+}
+
+impl PermissionAction {
+    /// OpenCode's word, and ours.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Ask => "ask",
+            Self::Deny => "deny",
+        }
+    }
+}
+
+/// One rule of a permission policy, in OpenCode's terms. Of several rules that match, the last one holds.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct PermissionRule {
+    /// What for: `bash`, `edit`, `webfetch`, `external_directory`, … or `*`.
+    pub permission: String,
+    /// The command, path or address concerned; `*` stands for any text.
+    pub pattern: String,
+    /// What becomes of it.
+    pub action: PermissionAction,
+}
+
+impl PermissionRule {
+    /// `permission` or `permission:pattern`; `None` when a part is empty or has control characters.
+    pub fn parse(text: &str, action: PermissionAction) -> Option<Self> {
+        let (permission, pattern) = text.trim().split_once(':').unwrap_or((text.trim(), "*"));
+        let sound = |part: &str| !part.trim().is_empty() && !part.chars().any(char::is_control);
+        let word = permission
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '*' | '.'));
+        (sound(permission) && sound(pattern) && word).then(|| Self {
+            permission: permission.to_owned(),
+            pattern: pattern.trim().to_owned(),
+            action,
+        })
+    }
+}
+
 /// A task as asked for, validated by the edge, with every default filled in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskSpec {
@@ -138,6 +235,39 @@ pub struct TaskSpec {
     /// The caller will answer the worker's requests; otherwise their default is applied at once.
     #[serde(default)]
     pub attended: bool,
+    /// The permission policy, the configuration's and the caller's rules joined: the last matching rule holds, and
+    /// where none matches OpenCode's own default does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub permissions: Vec<PermissionRule>,
+    /// Model steps allowed; the server's limit when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_steps: Option<u32>,
+    /// What the calling agent is told of without asking.
+    #[serde(default, skip_serializing_if = "Notify::is_never")]
+    pub notify: Notify,
+    /// The agent's conversation (header `X-Conversation-Id`), where memory and notices are shown; its usual one when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conversation: Option<String>,
+}
+
+/// What the calling agent is told of by a message of its own; each costs the agent a turn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Notify {
+    /// Of nothing: it asks.
+    #[default]
+    Never,
+    /// Of the end of the task.
+    End,
+    /// Of the end, and of each request of the worker that waits for an answer.
+    Questions,
+}
+
+impl Notify {
+    /// Whether nothing is told.
+    pub const fn is_never(&self) -> bool {
+        matches!(self, Self::Never)
+    }
 }
 
 /// Ask for a task.
@@ -149,6 +279,11 @@ pub struct Submit {
     pub spec: TaskSpec,
     /// Makes a repeat harmless: the same caller and key within 24 hours answers with the first task.
     pub idempotency_key: Option<String>,
+    /// What was asked for as it was given, in one form: decides whether a key comes with the same arguments, whatever the
+    /// configuration makes of them now. Where it is empty, `spec` decides.
+    pub asked: String,
+    /// From where, for the record.
+    pub from: Origin,
 }
 
 /// The nine kinds of message a planner may send to a running worker (the original system's words).
@@ -258,9 +393,9 @@ pub struct Control {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub enum Answer {
-    /// Allow the permission, this time or for the rest of the session.
+    /// Allow the permission, this time or for the rest of the task.
     Allow {
-        /// Also allow the like from now on.
+        /// Also allow the like from now on, where no rule denies it.
         always: bool,
     },
     /// Refuse the permission or question; the message is what the worker reads.
@@ -284,6 +419,15 @@ pub struct AnswerRequest {
     pub request: RequestId,
     /// The answer.
     pub answer: Answer,
+}
+
+/// Say who watches a task where it can be steered, and may answer its requests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attendance {
+    /// The task.
+    pub task: TaskId,
+    /// All of them, in order of their names.
+    pub people: Vec<String>,
 }
 
 /// When a status read comes back.

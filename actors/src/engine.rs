@@ -3,7 +3,7 @@
 //! In: results of its jobs, the stream's signals, routes of sessions. Out: signals to the tasks that own the sessions,
 //! "up" to all tasks and "ready" to admission once the stream is open and what the engine holds is reconciled.
 //!
-//! starting -> (reconciling, first time) -> connecting -> ready -> (stream breaks) -> starting …
+//! starting -> (reconciling, first time) -> connecting -> ready or blocked -> (stream breaks) -> starting …
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use crate::admission::AdmissionMsg;
 use crate::board::{ActorKind, Slot};
+use crate::crash::CrashPoint;
 use crate::event::Event;
 use crate::handle::{Handle, Inbox};
 use crate::id::{AttemptId, BatchId, EngineName, WallTime, WorkerId};
@@ -88,6 +89,8 @@ pub(crate) struct EngineState {
     /// Since when the stream is open.
     open: Option<WallTime>,
     failures: u32,
+    /// Why the last start failed; none when it did not.
+    why: Option<String>,
     unknown: u64,
 }
 
@@ -123,6 +126,7 @@ impl Actor for EngineActor {
             sweeping: false,
             open: None,
             failures: 0,
+            why: None,
             unknown: 0,
             wires: args.wires,
         };
@@ -160,7 +164,11 @@ impl Actor for EngineActor {
 
 impl EngineState {
     fn start(&mut self) {
-        self.say(HealthState::Starting, "starting", "is being started");
+        let detail = match &self.why {
+            Some(why) => format!("is being started again; the last try failed: {why}"),
+            None => "is being started".to_owned(),
+        };
+        self.say(HealthState::Starting, "starting", &detail);
         let engine = Arc::clone(&self.engine);
         let id = self.jobs.start(
             START_DEADLINE,
@@ -211,6 +219,7 @@ impl EngineState {
     fn failed(&mut self, why: &str) {
         self.say(HealthState::Down, "down", why);
         self.failures += 1;
+        self.why = Some(why.to_owned());
         let ceiling = (250u64 << self.failures.min(7)).min(30_000);
         let wait =
             Duration::from_millis(ceiling).mul_f64(0.5 + self.wires.ports.ids.jitter() / 2.0);
@@ -253,6 +262,7 @@ impl EngineState {
             return;
         }
         let handle = self.handle.clone();
+        CrashPoint::BeforeReconciliation.pass();
         let event = Event::EngineReconciled {
             engine: self.name.clone(),
             adopted,
@@ -273,6 +283,7 @@ impl EngineState {
     }
 
     fn reconciliation_committed(&mut self, stale: Vec<OwnedAttempt>) {
+        CrashPoint::AfterReconciliation.pass();
         for owned in stale {
             self.wires.reaper.tell(ReaperMsg::Remove(Removal {
                 engine: self.name.clone(),
@@ -329,13 +340,19 @@ impl EngineState {
 
     fn opened(&mut self, worker: WorkerId) {
         self.open = Some(self.wires.now());
-        let version = self
-            .ready
-            .as_ref()
-            .map(|ready| ready.version.clone())
-            .unwrap_or_default();
-        self.say(HealthState::Ok, "ready", &format!("OpenCode {version}"));
-        tracing::info!(engine = %self.name, version, "engine is ready");
+        let ready = self.ready.as_ref();
+        let version = ready.map(|ready| ready.version.clone()).unwrap_or_default();
+        match ready.and_then(|ready| ready.blocked.clone()) {
+            None => {
+                self.say(HealthState::Ok, "ready", &format!("OpenCode {version}"));
+                tracing::info!(engine = %self.name, version, "engine is ready");
+            }
+            // Admission sends nothing there; what is there is adopted, read, cancelled and removed.
+            Some(why) => {
+                self.say(HealthState::Degraded, "blocked", &why);
+                tracing::warn!(engine = %self.name, version, why, "no new task can begin in the engine");
+            }
+        }
         self.wires.tasks.tell(TasksMsg::EngineUp {
             engine: self.name.clone(),
             worker,
@@ -374,6 +391,7 @@ impl EngineState {
         let lasted = opened.is_some_and(|at| self.wires.now().ms_since(at) >= STREAM_LASTED_MS);
         if lasted {
             self.failures = 0;
+            self.why = None;
             self.start();
         } else {
             self.failed(&why);

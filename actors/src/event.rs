@@ -8,96 +8,14 @@ use serde::{Deserialize, Serialize};
 pub use crate::outcome::{
     Changes, Failure, FailureKind, FileChange, FileMark, LeftOut, Outcome, TaskResult, Usage,
 };
+pub use crate::phase::Phase;
+pub use crate::request::{Question, Request, RequestEnd, RequestKind};
 
-use crate::command::{Answer, Caller, ControlSignal, MessageType, TaskSpec};
+use crate::command::{Answer, Caller, ControlSignal, MessageType, Origin, TaskSpec};
 use crate::id::{AttemptId, EngineName, EventNumber, RequestId, TaskId, WallTime, WorkerId};
 
 /// Version written with each payload.
 pub const PAYLOAD_VERSION: u32 = 1;
-
-/// Where a task stands. Exactly one at a time; only [`crate::machine`] changes it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Phase {
-    /// Accepted, waits for a slot and a ready engine.
-    Queued,
-    /// Has a slot: workdir, session or container are being made.
-    Starting,
-    /// The worker has the prompt.
-    Running,
-    /// Stopped on request, can be resumed.
-    Paused,
-    /// The worker waits for an answer to a permission or question.
-    InputRequired,
-    /// The worker is done; the result is being read.
-    Finishing,
-    /// Done, the result is there.
-    Completed,
-    /// Ended without success; the error says why.
-    Failed,
-    /// Ran longer than allowed.
-    Timeout,
-    /// Ended on request.
-    Cancelled,
-}
-
-impl Phase {
-    /// All phases.
-    pub const ALL: [Self; 10] = [
-        Self::Queued,
-        Self::Starting,
-        Self::Running,
-        Self::Paused,
-        Self::InputRequired,
-        Self::Finishing,
-        Self::Completed,
-        Self::Failed,
-        Self::Timeout,
-        Self::Cancelled,
-    ];
-
-    /// Whether nothing can change the phase any more.
-    pub const fn is_final(self) -> bool {
-        match self {
-            Self::Completed | Self::Failed | Self::Timeout | Self::Cancelled => true,
-            Self::Queued
-            | Self::Starting
-            | Self::Running
-            | Self::Paused
-            | Self::InputRequired
-            | Self::Finishing => false,
-        }
-    }
-
-    /// The precise word.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::Starting => "starting",
-            Self::Running => "running",
-            Self::Paused => "paused",
-            Self::InputRequired => "input_required",
-            Self::Finishing => "finishing",
-            Self::Completed => "completed",
-            Self::Failed => "failed",
-            Self::Timeout => "timeout",
-            Self::Cancelled => "cancelled",
-        }
-    }
-
-    /// The original system's word for it: one of seven.
-    pub const fn status(self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::Starting | Self::Running | Self::InputRequired | Self::Finishing => "running",
-            Self::Paused => "paused",
-            Self::Completed => "completed",
-            Self::Failed => "failed",
-            Self::Timeout => "timeout",
-            Self::Cancelled => "cancelled",
-        }
-    }
-}
 
 /// A session in an engine, as the engine needs it to find it again.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -151,71 +69,45 @@ pub struct Todo {
     pub status: String,
 }
 
-/// What kind of thing the worker asks.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum RequestKind {
-    /// May it do this?
-    Permission {
-        /// What for: `bash`, `edit`, `external_directory`, …
-        permission: String,
-        /// The commands or paths concerned.
-        patterns: Vec<String>,
-    },
-    /// Which one?
-    Question {
-        /// The questions in order.
-        questions: Vec<Question>,
-    },
-}
-
-/// One question of the worker.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Question {
-    /// The question.
-    pub text: String,
-    /// Short title.
-    pub header: String,
-    /// Answers offered.
-    pub options: Vec<String>,
-}
-
-/// A permission or question of the worker.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Request {
-    /// The engine's id of it.
-    pub id: RequestId,
-    /// The session that asks (a child session of the task's session, or itself).
-    pub session: String,
-    /// What it asks, for a person.
-    pub text: String,
-    /// Details by kind.
-    #[serde(flatten)]
-    pub kind: RequestKind,
-}
-
-/// How a request ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RequestEnd {
-    /// Somebody answered.
-    Answered,
-    /// Nobody was attached or nobody answered in time; the default went out.
-    Defaulted,
-    /// The engine no longer knows it: answered elsewhere or gone with its run.
-    Gone,
-    /// Closed by a pause, a cancel or an end.
-    Superseded,
-}
-
 /// Why a run is ended from our side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AbortReason {
     /// To pause.
     Pause,
+    /// Nothing was heard of the run for long: it is ended, and the worker is asked to go on.
+    Nudge,
     /// A watchdog fired (endless loop, silence, retry limit).
     Watchdog,
+}
+
+/// What watches over a run that does not end by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Watchdog {
+    /// Nothing runs and nothing is heard.
+    Silence,
+    /// Too many model steps.
+    Steps,
+    /// The provider makes the worker wait again and again, or says that a quota is used up.
+    Retries,
+    /// Model answers without an end, one after the other.
+    Unfinished,
+}
+
+impl Watchdog {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Silence, Self::Steps, Self::Retries, Self::Unfinished];
+
+    /// The word in events and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Silence => "silence",
+            Self::Steps => "steps",
+            Self::Retries => "retries",
+            Self::Unfinished => "unfinished",
+        }
+    }
 }
 
 /// How a pause is done.
@@ -246,6 +138,9 @@ pub enum Event {
         idempotency_key: Option<String>,
         /// Digest of the arguments, to recognise the same key with other arguments.
         fingerprint: String,
+        /// From where.
+        #[serde(default, skip_serializing_if = "Origin::is_empty")]
+        from: Origin,
     },
     /// The task got a slot. Phase `starting`.
     AttemptStarted {
@@ -304,6 +199,9 @@ pub enum Event {
         metadata: serde_json::Map<String, serde_json::Value>,
         /// By whom.
         by: String,
+        /// From where.
+        #[serde(default, skip_serializing_if = "Origin::is_empty")]
+        from: Origin,
     },
     /// The worker has begun to answer a prompt that carries the message.
     MessageTakenUp {
@@ -326,6 +224,9 @@ pub enum Event {
         reason: Option<String>,
         /// By whom.
         by: String,
+        /// From where.
+        #[serde(default, skip_serializing_if = "Origin::is_empty")]
+        from: Origin,
     },
     /// Phase `paused` (or held in the queue).
     TaskPaused {
@@ -354,6 +255,9 @@ pub enum Event {
         answer: Answer,
         /// By whom; `default` when nobody answered.
         by: String,
+        /// From where.
+        #[serde(default, skip_serializing_if = "Origin::is_empty")]
+        from: Origin,
     },
     /// The request is closed.
     RequestClosed {
@@ -361,6 +265,11 @@ pub enum Event {
         request: RequestId,
         /// How.
         end: RequestEnd,
+    },
+    /// Who watches the task where it can be steered and may answer requests; in place of those named before.
+    AttendanceChanged {
+        /// Matrix users; empty = nobody any more.
+        people: Vec<String>,
     },
     /// A run is about to be ended from our side.
     AbortWanted {
@@ -396,6 +305,11 @@ pub enum Event {
         /// Totals of the attempt.
         usage: Usage,
     },
+    /// The changes are about to be taken again: whoever took them did not come to an end.
+    ChangesWanted {
+        /// 1, 2, … of the task.
+        again: u32,
+    },
     /// Final: done.
     TaskCompleted {
         /// What came out.
@@ -427,6 +341,9 @@ pub enum Event {
         reason: Option<String>,
         /// By whom.
         by: String,
+        /// From where.
+        #[serde(default, skip_serializing_if = "Origin::is_empty")]
+        from: Origin,
         /// Running time.
         running_ms: u64,
     },
@@ -442,6 +359,8 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// What the task kept on disk (workdir, baseline, patch, output) was removed after its retention time; its record stays.
+    FilesCleared,
     /// Something arrived after the end and changed nothing.
     LateArrival {
         /// What it was.
@@ -482,7 +401,14 @@ pub enum Event {
         /// One sentence.
         doing: String,
     },
-    /// A remark for readers: a watchdog's warning, a resynchronisation.
+    /// A watchdog noticed something and did not end the run.
+    WatchdogWarned {
+        /// Which.
+        watchdog: Watchdog,
+        /// What it noticed and what it will do next, for a person.
+        message: String,
+    },
+    /// A remark for readers, such as a resynchronisation.
     Remark {
         /// It.
         message: String,
@@ -557,20 +483,35 @@ impl Event {
             | Self::RequestOpened { .. }
             | Self::AnswerWanted { .. }
             | Self::RequestClosed { .. }
+            | Self::AttendanceChanged { .. }
             | Self::AbortWanted { .. }
             | Self::AbortSeen
             | Self::WorkerChanged { .. }
             | Self::ResumeWanted { .. }
             | Self::RunEnded { .. }
+            | Self::ChangesWanted { .. }
             | Self::TaskCompleted { .. }
             | Self::TaskFailed { .. }
             | Self::TaskTimedOut { .. }
             | Self::TaskCancelled { .. }
             | Self::AttemptRemoved { .. }
             | Self::AttemptRemovalDelayed { .. }
+            | Self::FilesCleared
+            | Self::WatchdogWarned { .. }
             | Self::LateArrival { .. }
             | Self::EngineReconciled { .. } => true,
         }
+    }
+
+    /// Whether this comes only after a task's final event: bookkeeping that changes nothing about the task.
+    pub const fn is_after_end(&self) -> bool {
+        matches!(
+            self,
+            Self::AttemptRemoved { .. }
+                | Self::AttemptRemovalDelayed { .. }
+                | Self::FilesCleared
+                | Self::LateArrival { .. }
+        )
     }
 
     /// Whether this is a task's final event.

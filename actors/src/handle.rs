@@ -19,9 +19,53 @@ pub enum SendError {
     Full,
 }
 
+/// How many messages wait, and how many waited at most. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Backlog(Arc<Waiting>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    now: AtomicU64,
+    most: AtomicU64,
+}
+
+impl Backlog {
+    /// Messages that wait.
+    pub fn now(&self) -> u64 {
+        self.0.now.load(Ordering::Relaxed)
+    }
+
+    /// The most that ever waited at once.
+    pub fn most(&self) -> u64 {
+        self.0.most.load(Ordering::Relaxed)
+    }
+
+    fn add(&self) {
+        let now = self.0.now.fetch_add(1, Ordering::Relaxed) + 1;
+        // A plain read is enough most of the time: the highest mark is seldom passed.
+        if now > self.most() {
+            self.0.most.fetch_max(now, Ordering::Relaxed);
+        }
+    }
+
+    fn forget(&self) {
+        self.0.now.store(0, Ordering::Relaxed);
+    }
+
+    /// A refill resets the count while old messages may still be handled: never below zero.
+    fn take(&self) {
+        let _ = self
+            .0
+            .now
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
+                Some(n.saturating_sub(1))
+            });
+    }
+}
+
 struct Shared<M> {
     target: RwLock<Option<ActorRef<M>>>,
-    waiting: Arc<AtomicU64>,
+    waiting: Backlog,
 }
 
 /// An address that outlives the actor behind it. Cheap to clone.
@@ -36,7 +80,7 @@ impl<M> Clone for Handle<M> {
 impl<M> std::fmt::Debug for Handle<M> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Handle")
-            .field("waiting", &self.0.waiting.load(Ordering::Relaxed))
+            .field("waiting", &self.0.waiting.now())
             .finish()
     }
 }
@@ -52,13 +96,13 @@ impl<M: Message> Handle<M> {
     pub fn empty() -> Self {
         Self(Arc::new(Shared {
             target: RwLock::new(None),
-            waiting: Arc::default(),
+            waiting: Backlog::default(),
         }))
     }
 
     /// Puts an actor behind the address; what waited for an earlier one is forgotten with it.
     pub fn fill(&self, actor: ActorRef<M>) {
-        self.0.waiting.store(0, Ordering::Relaxed);
+        self.0.waiting.forget();
         *self
             .0
             .target
@@ -73,7 +117,7 @@ impl<M: Message> Handle<M> {
             .target
             .write()
             .unwrap_or_else(PoisonError::into_inner) = None;
-        self.0.waiting.store(0, Ordering::Relaxed);
+        self.0.waiting.forget();
     }
 
     /// The actor behind it, if any.
@@ -87,12 +131,12 @@ impl<M: Message> Handle<M> {
 
     /// Messages sent and not yet handled.
     pub fn waiting(&self) -> u64 {
-        self.0.waiting.load(Ordering::Relaxed)
+        self.0.waiting.now()
     }
 
     /// The counter itself, for the board.
-    pub fn counter(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.0.waiting)
+    pub fn counter(&self) -> Backlog {
+        self.0.waiting.clone()
     }
 
     /// What the actor takes its messages off the count with.
@@ -109,9 +153,9 @@ impl<M: Message> Handle<M> {
         let Some(actor) = target.as_ref() else {
             return Err(SendError::NotRunning);
         };
-        self.0.waiting.fetch_add(1, Ordering::Relaxed);
+        self.0.waiting.add();
         actor.cast(message).map_err(|_| {
-            self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.0.waiting.take();
             SendError::NotRunning
         })
     }
@@ -137,16 +181,11 @@ impl<M: Message> Handle<M> {
 
 /// The receiving end of the count.
 #[derive(Clone, Debug)]
-pub struct Inbox(Arc<AtomicU64>);
+pub struct Inbox(Backlog);
 
 impl Inbox {
     /// One message was taken out of the mailbox.
     pub fn took(&self) {
-        // A refill resets the count while old messages may still be handled: never below zero.
-        let _ = self
-            .0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
-                Some(n.saturating_sub(1))
-            });
+        self.0.take();
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use ractor::Message;
 use tokio::task::{AbortHandle, JoinSet};
+use tracing::Instrument;
 
 use crate::handle::Handle;
 use crate::id::JobId;
@@ -82,7 +83,7 @@ impl<M: Message> Jobs<M> {
         self.next += 1;
         let id = JobId(self.next);
         let owner = self.owner.clone();
-        let handle = self.set.spawn(async move {
+        let job = async move {
             let caught = AssertUnwindSafe(future).catch_unwind();
             let end = match tokio::time::timeout(deadline, caught).await {
                 Ok(Ok(result)) => JobEnd::Done(result),
@@ -90,7 +91,9 @@ impl<M: Message> Jobs<M> {
                 Err(_) => JobEnd::Deadline(deadline),
             };
             owner.tell(message(id, end));
-        });
+        };
+        // What an adapter logs on the way carries the task of the actor that asked.
+        let handle = self.set.spawn(job.in_current_span());
         self.live.insert(id, handle);
         id
     }

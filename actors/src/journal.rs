@@ -9,16 +9,20 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::admission::AdmissionMsg;
 use crate::board::{ActorKind, Slot};
+use crate::crash::CrashPoint;
 use crate::event::{CommittedEvent, Event};
 use crate::handle::Inbox;
 use crate::id::{BatchId, EventNumber, TaskId, WallTime};
 use crate::jobs::{JobEnd, Jobs};
+use crate::lifelog;
 use crate::outward::OutwardMsg;
 use crate::ports::{Batch, JournalError};
 use crate::registry::RegistryMsg;
+use crate::rooms::RoomsMsg;
 use crate::root::RootMsg;
 use crate::view::TaskView;
 use crate::wiring::Wires;
@@ -69,6 +73,8 @@ pub(crate) struct JournalState {
     waiting: Vec<(Batch, Option<Ack>)>,
     in_flight: Vec<(Batch, Option<Ack>)>,
     repeated: bool,
+    /// When the commit under way began.
+    since: Instant,
     flushes: Vec<oneshot::Sender<()>>,
 }
 
@@ -100,6 +106,7 @@ impl Actor for Journal {
             waiting: Vec::new(),
             in_flight: Vec::new(),
             repeated: false,
+            since: Instant::now(),
             flushes: Vec::new(),
             wires: args.wires,
         })
@@ -175,9 +182,15 @@ impl JournalState {
         let store = Arc::clone(&self.wires.ports.journal);
         let id = self.jobs.start(
             APPEND_DEADLINE,
-            async move { store.append(batches).await },
+            async move {
+                CrashPoint::BeforeAppend.pass();
+                let appended = store.append(batches).await;
+                CrashPoint::AfterAppend.pass();
+                appended
+            },
             |_, end| JournalMsg::Appended(end),
         );
+        self.since = Instant::now();
         self.slot.job_started(id.0, "append");
         self.slot.set_phase("committing");
     }
@@ -186,7 +199,11 @@ impl JournalState {
         self.slot.set_phase("ready");
         self.slot.clear_jobs();
         let missed = matches!(end, JobEnd::Deadline(_));
-        match end.or_else(JournalError::Write) {
+        let end = end.or_else(JournalError::Write);
+        let events = self.in_flight.iter().map(|(batch, _)| batch.events.len());
+        let (events, took) = (events.sum(), self.since.elapsed());
+        self.wires.metrics.appended(events, took, end.is_ok());
+        match end {
             Ok(()) => self.tell_committed(),
             // Whether it arrived is not known; the batch ids make a repeat harmless.
             Err(_) if missed && !self.repeated => {
@@ -207,8 +224,11 @@ impl JournalState {
             let Some(last) = batch.events.last().map(|event| event.number) else {
                 continue;
             };
+            let attempt = batch.row.as_ref().map(|row| row.attempt);
             let events: Arc<[CommittedEvent]> = batch.events.into();
             let wires = &self.wires;
+            wires.metrics.committed(&events);
+            lifelog::write(&events, attempt);
             // The registry first: whoever is acknowledged reads what it wrote.
             wires
                 .registry
@@ -216,10 +236,13 @@ impl JournalState {
             wires
                 .admission
                 .tell(AdmissionMsg::Committed(Arc::clone(&events)));
-            for outward in [&wires.memory, &wires.rooms, &wires.notifier] {
+            for outward in [&wires.memory, &wires.notifier] {
                 if outward.actor().is_some() {
                     outward.tell(OutwardMsg::Committed(Arc::clone(&events)));
                 }
+            }
+            if wires.rooms.actor().is_some() {
+                wires.rooms.tell(RoomsMsg::Committed(Arc::clone(&events)));
             }
             self.slot.set_last_event(last);
             if let Some(ack) = ack {

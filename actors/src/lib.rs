@@ -10,8 +10,11 @@
 //! │  └─ task …         owns its attempt; runs what the machine decides
 //! ├─ engines           one engine actor per configured engine
 //! │  └─ engine …       health, the one event stream, reconciliation
+//! ├─ retention         removes the files of tasks that ended long ago, later their records
 //! ├─ workspace-sync    the planner's memory    ┐
 //! ├─ rooms             Matrix rooms            ├ only when configured; one child actor per task
+//! │  ├─ link           the homeserver's stream │
+//! │  └─ room …         one task's room         │
 //! └─ notifier          completion notices      ┘
 //! ```
 //!
@@ -25,12 +28,17 @@
 //! | tasks | tasks, slots, commands, engines that came up | messages to task actors; a task failed whose actor fails for good |
 //! | task | commands, job results, signals, alarms, acknowledgements | batches to the journal; jobs on the engine and workdir ports; releases to the reaper |
 //! | engine | job results, the stream, routes | signals to tasks, up/ready/down, stale leftovers to the reaper |
-//! | outward | committed events | calls of the memory, rooms and notices ports |
+//! | retention | time | `FilesCleared` to the journal; tasks to be forgotten to the registry |
+//! | outward | committed events | calls of the memory and notices ports |
+//! | rooms | committed events, news of the homeserver | "there is something new" to the task's room actor |
+//! | link | the homeserver's stream | its signals to rooms |
+//! | room | "there is something new", what people say in the room | posts, answers; commands to the tree in a person's name |
 //!
 //! The way in is [`tree::TreeHandle`]; the way to look on is [`board::Board`]. Decisions are made by [`machine`] alone.
 mod admission;
 pub mod board;
 pub mod command;
+pub mod crash;
 mod engine;
 mod engines;
 pub mod error;
@@ -41,20 +49,36 @@ pub mod handle;
 pub mod id;
 pub mod jobs;
 mod journal;
-mod lane;
+mod lifelog;
 pub mod machine;
+mod memory_calls;
+pub mod metrics;
+mod notice;
 pub mod outcome;
 mod outward;
+mod outward_child;
+mod parts;
+mod patience;
+pub mod phase;
+mod places;
 pub mod ports;
 mod queue;
 mod reads;
 mod reaper;
 mod registry;
+pub mod request;
+mod retention;
+mod room;
+mod room_link;
+mod rooms;
 mod root;
+mod space;
 pub mod supervision;
 mod task;
+mod task_memory;
 mod task_supervisor;
 pub mod tree;
 mod tree_handle;
 pub mod view;
 mod wiring;
+mod workspace_sync;

@@ -45,6 +45,36 @@ pub enum FailureKind {
     Internal,
 }
 
+impl FailureKind {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Workdir,
+        Self::Engine,
+        Self::Model,
+        Self::Rejected,
+        Self::Aborted,
+        Self::WorkerLost,
+        Self::SessionGone,
+        Self::Watchdog,
+        Self::Internal,
+    ];
+
+    /// The word in events and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Workdir => "workdir",
+            Self::Engine => "engine",
+            Self::Model => "model",
+            Self::Rejected => "rejected",
+            Self::Aborted => "aborted",
+            Self::WorkerLost => "worker_lost",
+            Self::SessionGone => "session_gone",
+            Self::Watchdog => "watchdog",
+            Self::Internal => "internal",
+        }
+    }
+}
+
 /// Why a task failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {

@@ -1,23 +1,27 @@
-//! The outward supervisors: workspace-sync, rooms and notifier. One projection each, one child actor per task.
+//! The outward supervisors: workspace-sync and notifier. One projection each, one child actor per task.
 //!
-//! In: committed events, ends of children. Out: "there is something new" to the task's child ([`crate::lane`]).
+//! In: committed events, ends of children. Out: "there is something new" to the task's child ([`crate::outward_child`]).
+//! What workspace-sync does besides (places, upkeep) is in [`crate::workspace_sync`].
 //! Their failure never reaches a task. They are started only when their port is configured.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use crate::board::{ActorKind, Slot};
-use crate::event::CommittedEvent;
+use crate::event::{CommittedEvent, Event};
 use crate::handle::{Handle, Inbox};
 use crate::id::{EventNumber, TaskId};
 use crate::jobs::{JobEnd, Jobs};
-use crate::lane::{Lane, LaneArgs, LaneMsg};
+use crate::memory_calls::Mark;
+use crate::notice;
+use crate::outward_child::{ChildHandle, News, Start};
 use crate::ports::{JournalError, ListFilter};
 use crate::supervision::{ChildEnd, Deaths, Decision, RestartPolicy, child_end};
 use crate::wiring::Wires;
+use crate::workspace_sync::{Upkeep, UpkeepMsg};
 
 /// How long finding what is still to be told may take, and how soon it is tried again.
 const LOOK_DEADLINE: Duration = Duration::from_secs(60);
@@ -31,7 +35,6 @@ const LOOK_BACK_MS: u64 = 24 * 3_600_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Projection {
     Memory,
-    Rooms,
     Notices,
 }
 
@@ -39,7 +42,6 @@ impl Projection {
     const fn kind(self) -> ActorKind {
         match self {
             Self::Memory => ActorKind::WorkspaceSync,
-            Self::Rooms => ActorKind::Rooms,
             Self::Notices => ActorKind::Notifier,
         }
     }
@@ -48,7 +50,6 @@ impl Projection {
     pub(crate) const fn child_kind(self) -> ActorKind {
         match self {
             Self::Memory => ActorKind::TaskMemory,
-            Self::Rooms => ActorKind::Room,
             Self::Notices => ActorKind::Notice,
         }
     }
@@ -57,7 +58,6 @@ impl Projection {
     pub(crate) const fn label(self) -> &'static str {
         match self {
             Self::Memory => "workspace-sync",
-            Self::Rooms => "rooms",
             Self::Notices => "notifier",
         }
     }
@@ -67,12 +67,11 @@ impl Projection {
         format!("{}:{task}", self.label())
     }
 
-    /// At most one call per task in this time, except after an end.
-    pub(crate) const fn interval(self) -> Duration {
+    /// Whether an event is anything to tell.
+    const fn concerns(self, event: &Event) -> bool {
         match self {
-            Self::Memory => Duration::from_secs(3),
-            Self::Rooms => Duration::from_millis(1_500),
-            Self::Notices => Duration::ZERO,
+            Self::Memory => !event.is_after_end(),
+            Self::Notices => event.is_final() || matches!(event, Event::RequestOpened { .. }),
         }
     }
 
@@ -80,7 +79,6 @@ impl Projection {
     pub(crate) fn enabled(self, wires: &Wires) -> bool {
         match self {
             Self::Memory => wires.ports.memory.enabled(),
-            Self::Rooms => wires.ports.rooms.enabled(),
             Self::Notices => wires.ports.notices.enabled(),
         }
     }
@@ -88,10 +86,21 @@ impl Projection {
     fn handle(self, wires: &Wires) -> Handle<OutwardMsg> {
         match self {
             Self::Memory => wires.memory.clone(),
-            Self::Rooms => wires.rooms.clone(),
             Self::Notices => wires.notifier.clone(),
         }
     }
+}
+
+/// All of them.
+pub(crate) const PROJECTIONS: [Projection; 2] = [Projection::Memory, Projection::Notices];
+
+/// Everything that the outward actors keep of a task in the journal.
+pub(crate) fn marks(task: TaskId) -> Vec<String> {
+    let cursors = PROJECTIONS.map(|projection| projection.cursor(task));
+    let memory = Mark::ALL.map(|mark| mark.of(task));
+    let mut marks: Vec<String> = cursors.into_iter().chain(memory).collect();
+    marks.push(notice::intent(task));
+    marks
 }
 
 /// A task, its newest event, and whether it is final.
@@ -105,6 +114,12 @@ pub(crate) enum OutwardMsg {
     LookBack,
     /// Tasks of which not everything was told.
     Behind(JobEnd<Result<Vec<Newest>, JournalError>>),
+    /// A task of this agent wants a memory.
+    WantsPlace(TaskId, String),
+    /// A task with a memory has ended, and the memory says so.
+    MayLeave(TaskId),
+    /// What workspace-sync does besides.
+    Upkeep(UpkeepMsg),
 }
 
 pub(crate) struct Outward(pub(crate) Projection);
@@ -115,21 +130,25 @@ pub(crate) struct OutwardArgs {
     pub(crate) restarts: (u32, Option<String>),
 }
 
-struct Child {
-    handle: Handle<LaneMsg>,
+pub(crate) struct Child {
+    pub(crate) handle: ChildHandle,
     newest: EventNumber,
     is_final: bool,
     deaths: Deaths,
 }
 
 pub(crate) struct OutwardState {
-    wires: Wires,
-    slot: Slot,
+    pub(crate) wires: Wires,
+    pub(crate) slot: Slot,
     inbox: Inbox,
-    jobs: Jobs<OutwardMsg>,
+    pub(crate) jobs: Jobs<OutwardMsg>,
     projection: Projection,
-    children: HashMap<TaskId, Child>,
+    pub(crate) children: HashMap<TaskId, Child>,
+    pub(crate) upkeep: Upkeep,
     actors: HashMap<ActorId, TaskId>,
+    /// Tasks that ended while a look back was under way: what it read of them may be from before.
+    ended_meanwhile: HashSet<TaskId>,
+    looking: bool,
 }
 
 impl Actor for Outward {
@@ -154,7 +173,10 @@ impl Actor for Outward {
             slot,
             projection: self.0,
             children: HashMap::new(),
+            upkeep: Upkeep::new(&args.wires),
             actors: HashMap::new(),
+            ended_meanwhile: HashSet::new(),
+            looking: false,
             wires: args.wires,
         })
     }
@@ -179,25 +201,30 @@ impl Actor for Outward {
             OutwardMsg::Committed(events) => {
                 for committed in events.iter() {
                     if let Some(task) = committed.task {
-                        let is_final = committed.event.is_final();
+                        let event = &committed.event;
                         state.slot.set_last_event(committed.number);
-                        state.wake(&myself, task, committed.number, is_final).await;
+                        if !state.projection.concerns(event) {
+                            continue;
+                        }
+                        if state.looking && event.is_final() {
+                            state.ended_meanwhile.insert(task);
+                        }
+                        let news = News {
+                            newest: committed.number,
+                            // Whoever begins with what comes after an end must know that nothing more will come.
+                            is_final: event.is_final() || event.is_after_end(),
+                            urgent: changes_state(event),
+                        };
+                        state.wake(&myself, task, news).await;
                     }
                 }
             }
             OutwardMsg::Restart(task) => state.spawn(&myself, task).await,
             OutwardMsg::LookBack => state.look_back(),
-            OutwardMsg::Behind(end) => match end.or_else(JournalError::Read) {
-                Ok(behind) => {
-                    for (task, newest, is_final) in behind {
-                        state.wake(&myself, task, newest, is_final).await;
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "what is still to be told is not known; trying again");
-                    state.jobs.after(LOOK_AGAIN, OutwardMsg::LookBack);
-                }
-            },
+            OutwardMsg::Behind(end) => state.looked_back(&myself, end).await,
+            OutwardMsg::WantsPlace(task, agent) => state.wants_place(task, &agent),
+            OutwardMsg::MayLeave(task) => state.may_leave(task),
+            OutwardMsg::Upkeep(message) => state.keep_up(message),
         }
         Ok(())
     }
@@ -213,6 +240,7 @@ impl Actor for Outward {
             Some((actor, ChildEnd::Stopped(_))) => {
                 if let Some(task) = state.actors.remove(&actor) {
                     state.children.remove(&task);
+                    state.left(task);
                 }
             }
             None => {}
@@ -235,28 +263,52 @@ impl Actor for Outward {
 impl OutwardState {
     /// What an earlier life did not tell: of ended tasks too, for a task does not wait for being told of.
     fn look_back(&mut self) {
+        self.looking = true;
         let behind = behind(Arc::clone(&self.wires), self.projection);
         self.jobs
             .start(LOOK_DEADLINE, behind, |_, end| OutwardMsg::Behind(end));
     }
 
-    async fn wake(
+    async fn looked_back(
         &mut self,
         myself: &ActorRef<OutwardMsg>,
-        task: TaskId,
-        newest: EventNumber,
-        is_final: bool,
+        end: JobEnd<Result<Vec<Newest>, JournalError>>,
     ) {
+        self.looking = false;
+        let ended = std::mem::take(&mut self.ended_meanwhile);
+        match end.or_else(JournalError::Read) {
+            Ok(behind) => {
+                for (task, newest, is_final) in behind {
+                    let news = News {
+                        newest,
+                        is_final: is_final || ended.contains(&task),
+                        urgent: true,
+                    };
+                    self.wake(myself, task, news).await;
+                }
+                if self.projection == Projection::Memory {
+                    // Not before every task that has a memory is known.
+                    self.begin_upkeep();
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "what is still to be told is not known; trying again");
+                self.jobs.after(LOOK_AGAIN, OutwardMsg::LookBack);
+            }
+        }
+    }
+
+    async fn wake(&mut self, myself: &ActorRef<OutwardMsg>, task: TaskId, news: News) {
         if let Some(child) = self.children.get_mut(&task) {
-            child.newest = child.newest.max(newest);
-            child.is_final |= is_final;
-            child.handle.tell(LaneMsg::New { newest, is_final });
+            child.newest = child.newest.max(news.newest);
+            child.is_final |= news.is_final;
+            child.handle.tell(news);
             return;
         }
         let child = Child {
-            handle: Handle::empty(),
-            newest,
-            is_final,
+            handle: ChildHandle::empty(self.projection),
+            newest: news.newest,
+            is_final: news.is_final,
             deaths: Deaths::default(),
         };
         self.children.insert(task, child);
@@ -267,19 +319,18 @@ impl OutwardState {
         let Some(child) = self.children.get(&task) else {
             return;
         };
-        let args = LaneArgs {
+        let start = Start {
             wires: Arc::clone(&self.wires),
             parent: self.slot.id(),
             restarts: child.deaths.record(),
-            handle: child.handle.clone(),
-            projection: self.projection,
             task,
             newest: child.newest,
             is_final: child.is_final,
         };
-        match Actor::spawn_linked(None, Lane, args, myself.get_cell()).await {
-            Ok((actor, _)) => {
-                self.actors.insert(actor.get_id(), task);
+        let handle = child.handle.clone();
+        match handle.start(start, myself.get_cell()).await {
+            Ok(actor) => {
+                self.actors.insert(actor, task);
             }
             Err(error) => self.restart(task, &error.to_string()),
         }
@@ -311,7 +362,19 @@ impl OutwardState {
     }
 }
 
-/// Tasks that are not final or ended lately, and whose durable cursor is behind their newest event.
+/// Whether a planner should know at once.
+const fn changes_state(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::AttemptStarted { .. }
+            | Event::TaskPaused { .. }
+            | Event::TaskResumed { .. }
+            | Event::RequestOpened { .. }
+            | Event::RequestClosed { .. }
+    ) || event.is_final()
+}
+
+/// Tasks that are not final or ended lately, and of which not everything was told.
 async fn behind(wires: Wires, projection: Projection) -> Result<Vec<Newest>, JournalError> {
     let journal = &wires.ports.journal;
     let filter = ListFilter {
@@ -325,8 +388,16 @@ async fn behind(wires: Wires, projection: Projection) -> Result<Vec<Newest>, Jou
         if view.ended_at.is_some_and(|ended| !lately(ended)) {
             continue;
         }
-        let cursor = journal.cursor(projection.cursor(view.id)).await?;
-        if cursor < view.last_event {
+        let mark = match projection {
+            Projection::Memory if !wires.ports.memory.wants(&view) => continue,
+            Projection::Notices if view.spec.notify.is_never() => continue,
+            // A memory that says everything is not done with before it is closed.
+            Projection::Memory if view.phase.is_final() => Mark::Closed.of(view.id),
+            Projection::Memory | Projection::Notices => projection.cursor(view.id),
+        };
+        // Whatever its memory says, a task that goes on has somebody who answers for it: the sweep takes away what has nobody.
+        let answers = projection == Projection::Memory && !view.phase.is_final();
+        if answers || journal.cursor(mark).await? < view.last_event {
             behind.push((view.id, view.last_event, view.phase.is_final()));
         }
     }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap};
 
 use crate::command::{Caller, Priority};
 use crate::id::{EngineName, TaskId};
+use crate::tree::CallerLimits;
 
 /// Callers whose turn is remembered although they wait for nothing.
 const SERVED_KEPT: usize = 1_024;
@@ -21,6 +22,8 @@ pub(crate) struct Waiting {
     pub(crate) order: u64,
     /// Paused before its start: keeps its place, is not dispatched.
     pub(crate) on_hold: bool,
+    /// How often it was put on hold.
+    pub(crate) holds: u32,
 }
 
 /// A task that holds a slot.
@@ -32,12 +35,36 @@ struct Slot {
     started: bool,
 }
 
-/// The limits of the queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The limits of the queue: of all tasks, of each caller's, and where single tokens differ.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct QueueLimits {
     pub(crate) running: u32,
     pub(crate) running_per_caller: u32,
     pub(crate) queued: u32,
+    pub(crate) queued_per_caller: u32,
+    /// By the token's name: a limit counts for each caller of the token, as the two above do.
+    pub(crate) tokens: BTreeMap<String, CallerLimits>,
+}
+
+impl QueueLimits {
+    fn running_of(&self, caller: &Caller) -> u32 {
+        let own = self.tokens.get(&caller.token).and_then(|own| own.running);
+        own.unwrap_or(self.running_per_caller)
+    }
+
+    fn queued_of(&self, caller: &Caller) -> u32 {
+        let own = self.tokens.get(&caller.token).and_then(|own| own.queued);
+        own.unwrap_or(self.queued_per_caller)
+    }
+}
+
+/// Why no further task may be accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoRoom {
+    /// Too many tasks wait.
+    ForAll { queued: u32, limit: u32 },
+    /// Too many tasks of this caller wait.
+    ForCaller { queued: u32, limit: u32 },
 }
 
 /// Who waits and who holds a slot.
@@ -78,10 +105,40 @@ impl Ledger {
         count(self.slots.len())
     }
 
-    /// Whether another task may be accepted while `pending` accepted ones are not yet durable.
+    /// Whether another task may be accepted while `pending` accepted ones are not yet durable. Slots that are free
+    /// count as places: who finds them free does not wait.
     pub(crate) fn has_room(&self, pending: u32) -> bool {
-        let free = self.limits.running.saturating_sub(self.active());
-        self.queued() + pending < self.limits.queued.saturating_add(free)
+        self.queued() + pending < self.limits.queued.saturating_add(self.free())
+    }
+
+    /// Whether another task of this caller may be accepted while `pending` accepted ones, of which `own` are the
+    /// caller's, are not yet durable.
+    pub(crate) fn room_for(&self, caller: &Caller, pending: u32, own: u32) -> Result<(), NoRoom> {
+        if !self.has_room(pending) {
+            return Err(NoRoom::ForAll {
+                queued: self.queued() + pending,
+                limit: self.limits.queued,
+            });
+        }
+        let queued = count(self.waiting.get(caller).map_or(0, Vec::len)) + own;
+        let held = count(self.slots.values().filter(|s| s.caller == *caller).count());
+        let free = self.limits.running_of(caller).saturating_sub(held);
+        let limit = self.limits.queued_of(caller);
+        if queued < limit.saturating_add(free.min(self.free())) {
+            Ok(())
+        } else {
+            Err(NoRoom::ForCaller { queued, limit })
+        }
+    }
+
+    /// Slots that nobody holds.
+    fn free(&self) -> u32 {
+        self.limits.running.saturating_sub(self.active())
+    }
+
+    /// Whether a task could be given a slot now, if its engine allows.
+    pub(crate) fn can_dispatch(&self, ready: impl Fn(&EngineName) -> bool) -> bool {
+        self.next(ready).is_some()
     }
 
     pub(crate) fn enqueue(&mut self, caller: Caller, waiting: Waiting) {
@@ -107,24 +164,7 @@ impl Ledger {
 
     /// Takes the next task out of the queue and gives it a slot.
     pub(crate) fn dispatch(&mut self, ready: impl Fn(&EngineName) -> bool) -> Option<TaskId> {
-        if self.active() >= self.limits.running {
-            return None;
-        }
-        let held = self.held_per_caller();
-        let (caller, index) = self
-            .waiting
-            .iter()
-            .filter_map(|(caller, line)| {
-                let holds = held.get(caller).copied().unwrap_or(0);
-                if holds >= self.limits.running_per_caller {
-                    return None;
-                }
-                let index = line.iter().position(|w| !w.on_hold && ready(&w.engine))?;
-                let served = self.served.get(caller).copied().unwrap_or(0);
-                Some((holds, served, line.get(index)?.order, caller.clone(), index))
-            })
-            .min()
-            .map(|(_, _, _, caller, index)| (caller, index))?;
+        let (caller, index) = self.next(ready)?;
         let waiting = self.take_at(&caller, index)?;
         self.tick += 1;
         self.served.insert(caller.clone(), self.tick);
@@ -142,6 +182,27 @@ impl Ledger {
             },
         );
         Some(task)
+    }
+
+    /// Whose turn it is, and which of that caller's tasks.
+    fn next(&self, ready: impl Fn(&EngineName) -> bool) -> Option<(Caller, usize)> {
+        if self.free() == 0 || self.waiting.is_empty() {
+            return None;
+        }
+        let held = self.held_per_caller();
+        self.waiting
+            .iter()
+            .filter_map(|(caller, line)| {
+                let holds = held.get(caller).copied().unwrap_or(0);
+                if holds >= self.limits.running_of(caller) {
+                    return None;
+                }
+                let index = line.iter().position(|w| !w.on_hold && ready(&w.engine))?;
+                let served = self.served.get(caller).copied().unwrap_or(0);
+                Some((holds, served, line.get(index)?.order, caller.clone(), index))
+            })
+            .min()
+            .map(|(_, _, _, caller, index)| (caller, index))
     }
 
     /// The task made use of its slot.
@@ -171,6 +232,7 @@ impl Ledger {
         for line in self.waiting.values_mut() {
             if let Some(waiting) = line.iter_mut().find(|w| w.task == task) {
                 waiting.on_hold = on_hold;
+                waiting.holds += u32::from(on_hold);
                 self.changed = true;
             }
         }
@@ -179,7 +241,7 @@ impl Ledger {
     /// The task ended. A slot that it used stays taken until [`Self::release`].
     pub(crate) fn ended(&mut self, task: TaskId) {
         self.take(task);
-        if self.is_dispatched(task) {
+        if self.dispatched(task).is_some() {
             self.slots.remove(&task);
             self.changed = true;
         }
@@ -190,9 +252,10 @@ impl Ledger {
         self.changed |= self.slots.remove(&task).is_some();
     }
 
-    /// Whether the task was given a slot that it has not used yet.
-    pub(crate) fn is_dispatched(&self, task: TaskId) -> bool {
-        self.slots.get(&task).is_some_and(|slot| !slot.started)
+    /// Of a task that was given a slot and has not used it yet: the holds that were known then.
+    pub(crate) fn dispatched(&self, task: TaskId) -> Option<u32> {
+        let slot = self.slots.get(&task).filter(|slot| !slot.started)?;
+        Some(slot.waiting.holds)
     }
 
     /// Waiting tasks in the order in which they would be served if all engines were ready.
@@ -272,17 +335,23 @@ mod tests {
         TaskId::new(Uuid::from_u128(u128::from(n)))
     }
 
+    fn limits(running: u32, per_caller: u32, queued: u32) -> QueueLimits {
+        QueueLimits {
+            running,
+            running_per_caller: per_caller,
+            queued,
+            queued_per_caller: queued,
+            tokens: BTreeMap::new(),
+        }
+    }
+
     fn ledger(
         running: u32,
         per_caller: u32,
         queued: u32,
         tasks: &[(&str, u64, Priority)],
     ) -> Ledger {
-        let mut ledger = Ledger::new(QueueLimits {
-            running,
-            running_per_caller: per_caller,
-            queued,
-        });
+        let mut ledger = Ledger::new(limits(running, per_caller, queued));
         for (name, n, priority) in tasks {
             let waiting = Waiting {
                 task: task(*n),
@@ -290,6 +359,7 @@ mod tests {
                 priority: *priority,
                 order: *n,
                 on_hold: false,
+                holds: 0,
             };
             ledger.enqueue(caller(name), waiting);
         }
@@ -381,6 +451,7 @@ mod tests {
             priority: Normal,
             order: 2,
             on_hold: false,
+            holds: 0,
         };
         queue.enqueue(caller("a"), other);
         assert_eq!(
@@ -405,5 +476,53 @@ mod tests {
         queue.dispatch(|_| true);
         queue.dispatch(|_| true);
         assert!(!queue.has_room(0));
+    }
+
+    #[test]
+    fn a_caller_has_places_of_its_own_and_a_token_may_have_others() {
+        let own = CallerLimits {
+            running: Some(1),
+            queued: Some(3),
+        };
+        let mut queue = Ledger::new(QueueLimits {
+            queued_per_caller: 1,
+            tokens: BTreeMap::from([("b".to_owned(), own)]),
+            ..limits(2, 2, 99)
+        });
+        assert_eq!(
+            queue.room_for(&caller("a"), 2, 2),
+            Ok(()),
+            "two slots and a place"
+        );
+        let (queued, limit) = (3, 1);
+        assert_eq!(
+            queue.room_for(&caller("a"), 3, 3),
+            Err(NoRoom::ForCaller { queued, limit })
+        );
+        assert_eq!(
+            queue.room_for(&caller("b"), 3, 3),
+            Ok(()),
+            "a slot and three places"
+        );
+        let (queued, limit) = (4, 3);
+        assert_eq!(
+            queue.room_for(&caller("b"), 4, 4),
+            Err(NoRoom::ForCaller { queued, limit })
+        );
+        for n in 1..=2 {
+            let waiting = Waiting {
+                task: task(n),
+                engine: EngineName::new("local"),
+                priority: Normal,
+                order: n,
+                on_hold: false,
+                holds: 0,
+            };
+            queue.enqueue(caller("b"), waiting);
+        }
+        assert_eq!(queue.dispatch(|_| true), Some(task(1)));
+        assert_eq!(queue.dispatch(|_| true), None, "b may run one at a time");
+        assert!(queue.room_for(&caller("b"), 1, 1).is_ok());
+        assert!(queue.room_for(&caller("b"), 2, 2).is_err());
     }
 }

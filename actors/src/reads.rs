@@ -60,13 +60,16 @@ pub(crate) fn with_queue(
     let queue = wires.queue.borrow();
     let queue_position = queue.position.get(&view.id).copied();
     let waiting_for = match view.phase {
-        Phase::Queued => Some(match queue.blocked.get(&view.spec.engine) {
-            Some(why) => format!("engine {}: {why}", view.spec.engine),
-            None => format!(
-                "a free slot ({} of {} in use)",
-                queue.active, wires.settings.max_running
-            ),
-        }),
+        Phase::Queued => Some(
+            match (queue.blocked.get(&view.spec.engine), &queue.disk_low) {
+                (Some(why), _) => format!("engine {}: {why}", view.spec.engine),
+                (None, Some(why)) => format!("room on the disk: {why}"),
+                (None, None) => format!(
+                    "a free slot ({} of {} in use)",
+                    queue.active, wires.settings.max_running
+                ),
+            },
+        ),
         Phase::Paused => Some("a resume".to_owned()),
         Phase::InputRequired => Some("an answer to the worker's request".to_owned()),
         Phase::Starting
@@ -133,6 +136,10 @@ pub(crate) async fn history(
         .events(query.task, EventNumber::ZERO, query.offset, limit)
         .await
         .map_err(|error| journal_error(&error))?;
+    // A task that was forgotten since it was looked up has no events.
+    if events.is_empty() && query.offset < view.events_total {
+        visible(&wires, None, &who, query.task).await?;
+    }
     // Bookkeeping after the end is in the record but not in the row.
     let total = view.events_total.max(query.offset + events.len() as u64);
     Ok(HistoryPage {
@@ -237,7 +244,20 @@ pub(crate) async fn read_file(
         .map_err(file_error)
 }
 
+/// What was cleared is not there, and the answer says so.
+fn has_files(view: &TaskView) -> Result<(), TreeError> {
+    let Some(cleared) = view.files_cleared else {
+        return Ok(());
+    };
+    let kept_ms = view.ended_at.map_or(0, |ended| cleared.ms_since(ended));
+    Err(TreeError::FilesCleared {
+        task: view.id,
+        days: kept_ms / 86_400_000,
+    })
+}
+
 fn has_workdir(view: &TaskView) -> Result<(), TreeError> {
+    has_files(view)?;
     if view.directory.is_some() {
         return Ok(());
     }
@@ -260,6 +280,7 @@ pub(crate) async fn text(
     query: TextQuery,
 ) -> Result<TextChunk, TreeError> {
     let view = visible(&wires, known, &who, query.task).await?;
+    has_files(&view)?;
     match query.text {
         TextKind::Output => wires
             .ports
@@ -279,7 +300,9 @@ pub(crate) async fn health(
     wires: Wires,
     last_event: EventNumber,
 ) -> Result<HealthReport, TreeError> {
-    let mut parts = vec![journal_health(&wires).await];
+    let disks = disk_health(&wires).await;
+    let room = disks.state != HealthState::Degraded;
+    let mut parts = vec![journal_health(&wires).await, disks];
     for engine in &wires.ports.engines {
         let mut part = wires.engine_states.get(&engine.name());
         if part.state == HealthState::Ok {
@@ -298,36 +321,25 @@ pub(crate) async fn health(
         }
         parts.push(part);
     }
-    let outward = [
-        (
-            "memory",
-            wires.ports.memory.name(),
-            wires.ports.memory.enabled(),
-        ),
-        (
-            "rooms",
-            wires.ports.rooms.name(),
-            wires.ports.rooms.enabled(),
-        ),
-        (
-            "notices",
-            wires.ports.notices.name(),
-            wires.ports.notices.enabled(),
-        ),
-    ];
-    for (name, detail, enabled) in outward {
-        let state = if enabled {
-            HealthState::Ok
-        } else {
-            HealthState::Off
-        };
-        parts.push(PartHealth {
-            name: name.to_owned(),
-            state,
-            since: wires.started,
-            detail,
-        });
-    }
+    let memory = &wires.ports.memory;
+    parts.push(if memory.enabled() {
+        wires.parts.health("memory", memory.name(), wires.started)
+    } else {
+        off("memory", memory.name(), &wires)
+    });
+    parts.push(rooms_health(&wires));
+    let notices = &wires.ports.notices;
+    let state = if notices.enabled() {
+        HealthState::Ok
+    } else {
+        HealthState::Off
+    };
+    parts.push(PartHealth {
+        name: "notices".to_owned(),
+        state,
+        since: wires.started,
+        detail: notices.name(),
+    });
     let queue = wires.queue.borrow().clone();
     Ok(HealthReport {
         parts,
@@ -335,9 +347,58 @@ pub(crate) async fn health(
         queued: queue.queued,
         limit: wires.settings.max_running,
         queue_limit: wires.settings.max_queued,
-        accepting: queue.accepting,
+        accepting: queue.accepting && room,
         last_event,
     })
+}
+
+fn off(name: &str, detail: String, wires: &Wires) -> PartHealth {
+    PartHealth {
+        name: name.to_owned(),
+        state: HealthState::Off,
+        since: wires.started,
+        detail,
+    }
+}
+
+fn rooms_health(wires: &Wires) -> PartHealth {
+    let rooms = &wires.ports.rooms;
+    let (state, detail) = if rooms.enabled() {
+        rooms.health()
+    } else {
+        (HealthState::Off, rooms.name())
+    };
+    PartHealth {
+        name: "rooms".to_owned(),
+        state,
+        since: wires.started,
+        detail,
+    }
+}
+
+async fn disk_health(wires: &Wires) -> PartHealth {
+    let space = Arc::clone(&wires.ports.space);
+    let (state, detail) = if space.watched() {
+        match tokio::time::timeout(PROBE_DEADLINE, space.low()).await {
+            Ok(None) => (HealthState::Ok, "has room".to_owned()),
+            Ok(Some(low)) => (
+                HealthState::Degraded,
+                format!("{low}; no new task is accepted or started, running ones go on"),
+            ),
+            Err(_) => (
+                HealthState::Down,
+                "does not say within 3 s how much room it has".to_owned(),
+            ),
+        }
+    } else {
+        (HealthState::Off, "is not watched".to_owned())
+    };
+    PartHealth {
+        name: "disk".to_owned(),
+        state,
+        since: wires.started,
+        detail,
+    }
 }
 
 async fn journal_health(wires: &Wires) -> PartHealth {

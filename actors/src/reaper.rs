@@ -11,6 +11,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 
 use crate::board::{ActorKind, Slot};
+use crate::crash::CrashPoint;
 use crate::event::{Event, SessionRef};
 use crate::handle::Inbox;
 use crate::id::{AttemptId, BatchId, EngineName, WallTime};
@@ -165,6 +166,7 @@ impl ReaperState {
             return;
         };
         if !self.armed.contains(&key.0) {
+            self.no_reconciliation(key);
             return;
         }
         let Some(pending) = self.pending.get_mut(key).filter(|pending| !pending.running) else {
@@ -179,9 +181,16 @@ impl ReaperState {
             ..
         } = pending.removal.clone();
         let for_result = Box::new(key.clone());
+        let span = tracing::info_span!("removal", task = %attempt.task, attempt = attempt.number);
+        let _in_span = span.entered();
         let id = self.jobs.start(
             REMOVE_DEADLINE,
-            async move { engine.remove(attempt, session, directory).await },
+            async move {
+                CrashPoint::BeforeRemove.pass();
+                let removed = engine.remove(attempt, session, directory).await;
+                CrashPoint::AfterRemove.pass();
+                removed
+            },
             move |_, end| ReaperMsg::Tried(for_result, end),
         );
         self.slot.job_started(id.0, &format!("remove {attempt}"));
@@ -210,19 +219,10 @@ impl ReaperState {
             Err(error) => {
                 let wait = Duration::from_millis((500u64 << pending.tries.min(7)).min(60_000));
                 let late = self.wires.now().ms_since(pending.since) >= DELAYED_MS;
-                let say = late && !pending.delayed_said && pending.removal.owned_by_task;
-                pending.delayed_said |= say;
                 self.jobs
                     .after(wait, ReaperMsg::Retry(Box::new(key.clone())));
-                if say {
-                    let reason = error.to_string();
-                    self.append(
-                        attempt,
-                        Event::AttemptRemovalDelayed {
-                            attempt: attempt.number,
-                            reason,
-                        },
-                    );
+                if late {
+                    self.say_delayed(key, error.to_string());
                 }
             }
         }
@@ -230,16 +230,38 @@ impl ReaperState {
 
     /// The engine is no longer configured: what is there stays there, the slot is free.
     fn no_engine(&mut self, key: &Key) {
+        let reason = format!("engine \"{}\" is not configured any more", key.0);
+        self.say_delayed(key, reason);
+    }
+
+    /// Nothing is removed from an engine that was not reconciled since the start. One that stays away for long must not
+    /// keep the slot: other engines have work to do.
+    fn no_reconciliation(&mut self, key: &Key) {
+        let Some(pending) = self.pending.get(key).filter(|p| !p.delayed_said) else {
+            return;
+        };
+        let waited = self.wires.now().ms_since(pending.since);
+        if waited >= DELAYED_MS {
+            let reason = format!("engine \"{}\" has not been there since the start", key.0);
+            self.say_delayed(key, reason);
+        } else {
+            let wait = Duration::from_millis(DELAYED_MS - waited);
+            self.jobs
+                .after(wait, ReaperMsg::Retry(Box::new(key.clone())));
+        }
+    }
+
+    /// The slot is given back although the removal is not done: said once for each attempt.
+    fn say_delayed(&mut self, key: &Key, reason: String) {
         let Some(pending) = self
             .pending
             .get_mut(key)
-            .filter(|pending| !pending.delayed_said)
+            .filter(|pending| !pending.delayed_said && pending.removal.owned_by_task)
         else {
             return;
         };
         pending.delayed_said = true;
         let attempt = pending.removal.attempt;
-        let reason = format!("engine \"{}\" is not configured any more", key.0);
         self.append(
             attempt,
             Event::AttemptRemovalDelayed {

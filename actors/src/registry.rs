@@ -77,6 +77,8 @@ pub(crate) enum RegistryMsg {
         owned: Vec<OwnedAttempt>,
         reply: ReconcileReply,
     },
+    /// The task is about to be deleted from the journal.
+    Forget(TaskId),
     /// A wait is over.
     WaitOver(u64),
     JobEnded(JobId),
@@ -213,6 +215,10 @@ impl Actor for Registry {
             } => {
                 let (live, stale) = state.reconcile(&engine, owned);
                 reply(live, stale);
+            }
+            RegistryMsg::Forget(task) => {
+                state.entries.remove(&task);
+                state.ended.retain(|ended| *ended != task);
             }
             RegistryMsg::WaitOver(id) => state.wait_over(id),
             RegistryMsg::JobEnded(id) => state.slot.job_ended(id.0),

@@ -4,7 +4,7 @@
 //!
 //! The journal, admission, registry, reaper, tasks and engines actors hold one truth between them: when one of them dies,
 //! all are stopped and started again from the journal, through ordinary recovery (engines themselves are untouched).
-//! The outward actors are started again one by one.
+//! Retention and the outward actors are started again one by one.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,16 +23,23 @@ use crate::id::{EventNumber, TaskId, WallTime};
 use crate::jobs::{JobEnd, Jobs};
 use crate::journal::{Journal, JournalArgs};
 use crate::machine::TaskState;
-use crate::outward::{Outward, OutwardArgs, Projection};
+use crate::outward::{Outward, OutwardArgs, PROJECTIONS};
 use crate::ports::{JournalError, KeyRow, Loaded};
 use crate::reaper::{Reaper, ReaperArgs, Removal};
 use crate::registry::{Registry, RegistryArgs};
+use crate::retention::{Retention, RetentionArgs};
+use crate::room::nobody_watches;
+use crate::rooms::{RoomsArgs, RoomsSupervisor};
 use crate::supervision::{Deaths, Decision, RestartPolicy};
 use crate::task_supervisor::{Tasks, TasksArgs};
 use crate::wiring::Wires;
 
 pub(crate) const LOAD_DEADLINE: Duration = Duration::from_secs(120);
-const PROJECTIONS: [Projection; 3] = [Projection::Memory, Projection::Rooms, Projection::Notices];
+/// The actors beside the core: the outward ones, rooms and retention behind them.
+const BESIDE: usize = PROJECTIONS.len() + 2;
+
+/// A task may be busy, or be started again meanwhile.
+const UNWATCHED_DEADLINE: Duration = Duration::from_secs(600);
 
 pub(crate) enum RootMsg {
     /// Nothing can be made durable any more.
@@ -42,7 +49,9 @@ pub(crate) enum RootMsg {
     /// Back-off of a rebuild is over.
     Rebuild,
     Loaded(JobEnd<Result<Loaded, JournalError>>),
-    RestartOutward(usize),
+    RestartBeside(usize),
+    /// Tasks that were attended in rooms know that there are none now.
+    Unwatched,
 }
 
 /// What the journal said, folded.
@@ -98,9 +107,9 @@ pub(crate) struct RootState {
     first: Option<Record>,
     failed: watch::Sender<Option<String>>,
     core: HashMap<ActorId, (&'static str, ActorCell)>,
-    outward: HashMap<ActorId, usize>,
+    beside: HashMap<ActorId, usize>,
     core_deaths: Deaths,
-    outward_deaths: [Deaths; 3],
+    beside_deaths: [Deaths; BESIDE],
     stopping: bool,
 }
 
@@ -127,9 +136,9 @@ impl Actor for Root {
             first: Some(args.record),
             failed: args.failed,
             core: HashMap::new(),
-            outward: HashMap::new(),
+            beside: HashMap::new(),
             core_deaths: Deaths::default(),
-            outward_deaths: Default::default(),
+            beside_deaths: Default::default(),
             stopping: false,
         })
     }
@@ -164,7 +173,8 @@ impl Actor for Root {
                 Ok(loaded) => state.build(&myself, Record::fold(loaded)).await?,
                 Err(error) => state.fail(&error.to_string()),
             },
-            RootMsg::RestartOutward(index) => state.spawn_outward(&myself, index).await?,
+            RootMsg::RestartBeside(index) => state.spawn_beside(&myself, index).await?,
+            RootMsg::Unwatched => {}
         }
         Ok(())
     }
@@ -190,8 +200,8 @@ impl Actor for Root {
         }
         if let Some((name, _)) = state.core.remove(&actor.get_id()) {
             state.core_died(name, &reason);
-        } else if let Some(index) = state.outward.remove(&actor.get_id()) {
-            state.outward_died(index, &reason);
+        } else if let Some(index) = state.beside.remove(&actor.get_id()) {
+            state.beside_died(index, &reason);
         }
         Ok(())
     }
@@ -218,11 +228,14 @@ impl RootState {
             .iter()
             .map(|(state, _)| state.clone())
             .collect();
-        let live = states
+        self.wires.metrics.restored(states.iter());
+        let live: Vec<TaskState> = states
             .iter()
             .filter(|state| state.needs_actor())
             .cloned()
             .collect();
+        let attended = live.iter().filter(|state| !state.attending.is_empty());
+        let attended: Vec<TaskId> = attended.map(|state| state.id).collect();
         let removals = states
             .iter()
             .filter(|state| state.needs_removal())
@@ -288,37 +301,62 @@ impl RootState {
         ] {
             self.core.insert(cell.get_id(), (name, cell));
         }
-        for index in 0..PROJECTIONS.len() {
-            self.spawn_outward(myself, index).await?;
+        for index in 0..BESIDE {
+            self.spawn_beside(myself, index).await?;
+        }
+        if !self.wires.ports.rooms.enabled() && !attended.is_empty() {
+            let job = nobody_watches(Arc::clone(&self.wires), attended);
+            self.jobs
+                .start(UNWATCHED_DEADLINE, job, |_, _| RootMsg::Unwatched);
         }
         self.slot.set_phase("ready");
         Ok(())
     }
 
-    async fn spawn_outward(
+    async fn spawn_beside(
         &mut self,
         myself: &ActorRef<RootMsg>,
         index: usize,
     ) -> Result<(), ActorProcessingErr> {
-        let Some(projection) = PROJECTIONS.get(index).copied() else {
-            return Ok(());
+        let deaths = self.beside_deaths.get(index);
+        let restarts = deaths.map(Deaths::record).unwrap_or_default();
+        let (wires, parent) = (Arc::clone(&self.wires), self.slot.id());
+        let supervisor = myself.get_cell();
+        let actor = match PROJECTIONS.get(index).copied() {
+            Some(projection) if !projection.enabled(&wires) => return Ok(()),
+            Some(projection) => {
+                let args = OutwardArgs {
+                    wires,
+                    parent,
+                    restarts,
+                };
+                let outward = Outward(projection);
+                let (actor, _) = Actor::spawn_linked(None, outward, args, supervisor).await?;
+                actor.get_id()
+            }
+            None if index == PROJECTIONS.len() => {
+                if !wires.ports.rooms.enabled() {
+                    return Ok(());
+                }
+                let args = RoomsArgs {
+                    wires,
+                    parent,
+                    restarts,
+                };
+                let rooms = Actor::spawn_linked(None, RoomsSupervisor, args, supervisor);
+                rooms.await?.0.get_id()
+            }
+            None => {
+                let args = RetentionArgs {
+                    wires,
+                    parent,
+                    restarts,
+                };
+                let (actor, _) = Actor::spawn_linked(None, Retention, args, supervisor).await?;
+                actor.get_id()
+            }
         };
-        if !projection.enabled(&self.wires) {
-            return Ok(());
-        }
-        let restarts = self
-            .outward_deaths
-            .get(index)
-            .map(Deaths::record)
-            .unwrap_or_default();
-        let args = OutwardArgs {
-            wires: Arc::clone(&self.wires),
-            parent: self.slot.id(),
-            restarts,
-        };
-        let (actor, _) =
-            Actor::spawn_linked(None, Outward(projection), args, myself.get_cell()).await?;
-        self.outward.insert(actor.get_id(), index);
+        self.beside.insert(actor, index);
         Ok(())
     }
 
@@ -329,16 +367,24 @@ impl RootState {
         for (_, (_, cell)) in self.core.drain() {
             cell.kill();
         }
-        for id in self.outward.drain().map(|(id, _)| id).collect::<Vec<_>>() {
-            tracing::debug!(actor = %id, "an outward actor ends with the tree");
+        for id in self.beside.drain().map(|(id, _)| id).collect::<Vec<_>>() {
+            tracing::debug!(actor = %id, "an actor beside the core ends with it");
         }
         let wires = &self.wires;
-        for outward in [&wires.memory, &wires.rooms, &wires.notifier] {
+        for outward in [&wires.memory, &wires.notifier] {
             if let Some(actor) = outward.actor() {
                 actor.kill();
             }
             outward.clear();
         }
+        if let Some(actor) = wires.rooms.actor() {
+            actor.kill();
+        }
+        wires.rooms.clear();
+        if let Some(actor) = wires.retention.actor() {
+            actor.kill();
+        }
+        wires.retention.clear();
         wires.reaper.clear();
         wires.journal.clear();
         wires.admission.clear();
@@ -373,17 +419,21 @@ impl RootState {
         );
     }
 
-    fn outward_died(&mut self, index: usize, reason: &str) {
+    fn beside_died(&mut self, index: usize, reason: &str) {
         let (now, jitter) = (self.wires.now(), self.wires.ports.ids.jitter());
-        let Some(deaths) = self.outward_deaths.get_mut(index) else {
+        let Some(deaths) = self.beside_deaths.get_mut(index) else {
             return;
         };
         let after = match deaths.decide(&RestartPolicy::PATIENT, now, reason, jitter) {
             Decision::Restart { after, .. } => after,
             Decision::GiveUp { .. } => RestartPolicy::PATIENT.cap,
         };
-        tracing::warn!(index, reason, "an outward actor died; it is started again");
-        self.jobs.after(after, RootMsg::RestartOutward(index));
+        tracing::warn!(
+            index,
+            reason,
+            "an actor beside the core died; it is started again"
+        );
+        self.jobs.after(after, RootMsg::RestartBeside(index));
     }
 }
 

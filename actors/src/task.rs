@@ -11,10 +11,11 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 
 use crate::board::{ActorKind, Slot};
-use crate::command::{AnswerRequest, Control, SendMessage};
+use crate::command::{AnswerRequest, Attendance, Author, Control, SendMessage};
+use crate::crash::{Around, CrashPoint};
 use crate::engines::EnginesMsg;
 use crate::error::TreeError;
-use crate::event::{Phase, Prompt, SessionRef};
+use crate::event::{Event, Phase, Prompt, SessionRef};
 use crate::handle::{Handle, Inbox};
 use crate::id::{BatchId, EventNumber, JobId, RequestId, WallTime};
 use crate::jobs::{JobEnd, Jobs};
@@ -41,19 +42,20 @@ const OUTPUT_BUFFER: usize = 1 << 20;
 pub(crate) enum TaskCommand {
     Message(
         SendMessage,
-        String,
+        Author,
         oneshot::Sender<Result<MessageReceipt, TreeError>>,
     ),
     Control(
         Control,
-        String,
+        Author,
         oneshot::Sender<Result<ControlOutcome, TreeError>>,
     ),
     Answer(
         AnswerRequest,
-        String,
+        Author,
         oneshot::Sender<Result<(), TreeError>>,
     ),
+    Attendance(Attendance, oneshot::Sender<Result<(), TreeError>>),
 }
 
 pub(crate) enum TaskMsg {
@@ -88,7 +90,8 @@ pub(crate) struct TaskArgs {
 enum Waiting {
     Message(oneshot::Sender<Result<MessageReceipt, TreeError>>),
     Control(oneshot::Sender<Result<ControlOutcome, TreeError>>),
-    Answer(oneshot::Sender<Result<(), TreeError>>),
+    /// An answer, or word of who watches.
+    Done(oneshot::Sender<Result<(), TreeError>>),
 }
 
 pub(crate) struct TaskActorState {
@@ -108,6 +111,8 @@ pub(crate) struct TaskActorState {
     output: String,
     output_busy: bool,
     done: bool,
+    /// For log lines, and the attempt that it names.
+    span: (Option<u32>, tracing::Span),
 }
 
 impl Actor for Task {
@@ -153,6 +158,7 @@ impl Actor for Task {
             output: String::new(),
             output_busy: false,
             done: false,
+            span: (None, tracing::Span::none()),
             handle: args.handle,
             wires: args.wires,
         })
@@ -165,6 +171,7 @@ impl Actor for Task {
         state: &mut TaskActorState,
     ) -> Result<(), ActorProcessingErr> {
         state.inbox.took();
+        let _in_span = state.log_span().entered();
         match message {
             TaskMsg::Command(command) => state.command(command),
             TaskMsg::Job(id, input) => {
@@ -180,7 +187,7 @@ impl Actor for Task {
             }
             TaskMsg::OutputWritten => {
                 state.output_busy = false;
-                state.write_output();
+                state.write_output(Around::OUTPUT);
             }
         }
         if state.done && state.uncommitted.is_empty() && !state.output_busy {
@@ -199,12 +206,27 @@ fn limits(wires: &Wires, can_freeze: bool, engine_known: bool) -> Limits {
         request_expiry_ms: ms(settings.request_expiry),
         max_resumes: settings.max_resumes,
         max_unfinished: settings.max_unfinished,
+        silence_warn_ms: ms(settings.silence_warn),
+        silence_nudge_ms: ms(settings.silence_nudge),
+        silence_fail_ms: ms(settings.silence_fail),
+        max_steps: settings.max_steps,
+        max_provider_retries: settings.max_provider_retries,
         can_freeze,
         engine_known,
     }
 }
 
 impl TaskActorState {
+    /// What every log line of this task carries, the adapters' lines in its jobs included.
+    fn log_span(&mut self) -> tracing::Span {
+        let state = self.machine.state();
+        if self.span.0 != Some(state.attempt) {
+            let span = tracing::info_span!("task", task = %state.id, attempt = state.attempt);
+            self.span = (Some(state.attempt), span);
+        }
+        self.span.1.clone()
+    }
+
     fn command(&mut self, command: TaskCommand) {
         self.next_ticket += 1;
         let ticket = Ticket(self.next_ticket);
@@ -235,13 +257,17 @@ impl TaskActorState {
                 }
             }
             TaskCommand::Answer(answer, by, reply) => {
-                self.waiting.insert(ticket, Waiting::Answer(reply));
+                self.waiting.insert(ticket, Waiting::Done(reply));
                 Input::Answer {
                     ticket,
                     request: answer.request,
                     answer: answer.answer,
                     by,
                 }
+            }
+            TaskCommand::Attendance(Attendance { people, .. }, reply) => {
+                self.waiting.insert(ticket, Waiting::Done(reply));
+                Input::Attendance { ticket, people }
             }
         };
         self.decide(input);
@@ -267,6 +293,9 @@ impl TaskActorState {
                 None => self.run_all(step.effects),
             }
         } else {
+            if step.events.iter().any(Event::is_final) {
+                CrashPoint::BeforeEnd.pass();
+            }
             let handle = self.handle.clone();
             self.uncommitted.push_back(step.effects);
             self.wires.journal.tell(JournalMsg::Append(NewBatch {
@@ -310,24 +339,25 @@ impl TaskActorState {
     }
 
     fn run(&mut self, effect: Effect) {
+        let around = Around::effect(&effect);
         match effect {
-            Effect::PrepareWorkdir => self.prepare(),
-            Effect::OpenSession { directory } => self.open(directory),
-            Effect::SendPrompt { session, prompt } => self.send_prompt(session, prompt),
+            Effect::PrepareWorkdir => self.prepare(around),
+            Effect::OpenSession { directory } => self.open(directory, around),
+            Effect::SendPrompt { session, prompt } => self.send_prompt(session, prompt, around),
             Effect::ReadSession { session, prompts } => self.engine_job(
-                "read session",
+                ("read session", around),
                 CALL_DEADLINE,
                 move |engine| Box::pin(async move { engine.read(session, prompts).await }),
                 Input::SessionRead,
             ),
             Effect::Abort { session } => self.engine_job(
-                "abort",
+                ("abort", around),
                 ABORT_DEADLINE,
                 move |engine| Box::pin(async move { engine.abort(session).await }),
                 Input::Aborted,
             ),
             Effect::Freeze { session, frozen } => self.engine_job(
-                if frozen { "freeze" } else { "thaw" },
+                (if frozen { "freeze" } else { "thaw" }, around),
                 CALL_DEADLINE,
                 move |engine| Box::pin(async move { engine.freeze(session, frozen).await }),
                 move |result| Input::Froze { frozen, result },
@@ -339,7 +369,7 @@ impl TaskActorState {
             } => {
                 let id: RequestId = request.id.clone();
                 self.engine_job(
-                    "answer",
+                    ("answer", around),
                     CALL_DEADLINE,
                     move |engine| {
                         Box::pin(async move { engine.answer(session, request, answer).await })
@@ -350,12 +380,12 @@ impl TaskActorState {
                     },
                 );
             }
-            Effect::TakeChanges => self.take_changes(),
+            Effect::TakeChanges => self.take_changes(around),
             Effect::AppendOutput { text } => {
                 if self.output.len() < OUTPUT_BUFFER {
                     self.output.push_str(&text);
                 }
-                self.write_output();
+                self.write_output(around);
             }
             Effect::Route { session } => self.wires.engines.tell(EnginesMsg::Route {
                 engine: self.machine.state().spec.engine.clone(),
@@ -366,19 +396,27 @@ impl TaskActorState {
                 self.jobs.drop_all();
                 self.slot.clear_jobs();
             }
-            Effect::Release { session } => self.release(session),
+            Effect::Release { session } => {
+                around.before();
+                self.release(session);
+                around.after();
+            }
             Effect::Finish => self.done = true,
-            Effect::Reply(ticket, reply) => self.reply(ticket, reply),
+            Effect::Reply(ticket, reply) => {
+                around.before();
+                self.reply(ticket, reply);
+                around.after();
+            }
         }
     }
 
-    fn prepare(&mut self) {
+    fn prepare(&mut self, around: Around) {
         let workdirs = self.wires.workdirs(&self.machine.state().spec.engine);
         let attempt = self.machine.state().attempt_id();
         let source = self.machine.state().spec.source.clone();
         let id = self.jobs.start(
             PREPARE_DEADLINE,
-            async move { workdirs.prepare(attempt, source).await },
+            around.over(async move { workdirs.prepare(attempt, source).await }),
             |id, end: JobEnd<_>| {
                 let result = end.or_else(WorkdirError::Fault);
                 TaskMsg::Job(id, Box::new(Input::WorkdirPrepared(result)))
@@ -387,12 +425,12 @@ impl TaskActorState {
         self.slot.job_started(id.0, "prepare workdir");
     }
 
-    fn take_changes(&mut self) {
+    fn take_changes(&mut self, around: Around) {
         let workdirs = self.wires.workdirs(&self.machine.state().spec.engine);
         let attempt = self.machine.state().attempt_id();
         let id = self.jobs.start(
             COLLECT_DEADLINE,
-            async move { workdirs.collect(attempt).await },
+            around.over(async move { workdirs.collect(attempt).await }),
             |id, end: JobEnd<_>| {
                 let result = end.or_else(WorkdirError::Fault);
                 TaskMsg::Job(id, Box::new(Input::ChangesTaken(result)))
@@ -401,7 +439,7 @@ impl TaskActorState {
         self.slot.job_started(id.0, "take changes");
     }
 
-    fn open(&mut self, directory: String) {
+    fn open(&mut self, directory: String, around: Around) {
         let state = self.machine.state();
         let request = OpenSession {
             attempt: state.attempt_id(),
@@ -409,16 +447,19 @@ impl TaskActorState {
             title: title(&state.spec.description),
             model: state.spec.model.clone(),
             agent: state.spec.agent.clone(),
+            permissions: state.spec.permissions.clone(),
+            source: state.spec.source.clone(),
+            caller: format!("{}/{}", state.caller.token, state.caller.agent_id),
         };
         self.engine_job(
-            "open session",
+            ("open session", around),
             OPEN_DEADLINE,
             move |engine| Box::pin(async move { engine.open(request).await }),
             Input::SessionOpened,
         );
     }
 
-    fn send_prompt(&mut self, session: SessionRef, prompt: Prompt) {
+    fn send_prompt(&mut self, session: SessionRef, prompt: Prompt, around: Around) {
         let number = prompt.number;
         let spec = &self.machine.state().spec;
         let request = SendPrompt {
@@ -428,7 +469,7 @@ impl TaskActorState {
             agent: spec.agent.clone(),
         };
         self.engine_job(
-            "send prompt",
+            ("send prompt", around),
             CALL_DEADLINE,
             move |engine| Box::pin(async move { engine.prompt(request).await }),
             move |result| Input::PromptSent { number, result },
@@ -437,7 +478,7 @@ impl TaskActorState {
 
     fn engine_job<T: Send + 'static>(
         &mut self,
-        name: &str,
+        (name, around): (&str, Around),
         deadline: Duration,
         call: impl FnOnce(
             Arc<dyn Engine>,
@@ -456,14 +497,16 @@ impl TaskActorState {
                 ))),
             }
         };
-        let id = self.jobs.start(deadline, work, move |id, end: JobEnd<_>| {
-            let result = end.or_else(EngineError::Unreachable);
-            TaskMsg::Job(id, Box::new(input(result)))
-        });
+        let id = self
+            .jobs
+            .start(deadline, around.over(work), move |id, end: JobEnd<_>| {
+                let result = end.or_else(EngineError::Unreachable);
+                TaskMsg::Job(id, Box::new(input(result)))
+            });
         self.slot.job_started(id.0, name);
     }
 
-    fn write_output(&mut self) {
+    fn write_output(&mut self, around: Around) {
         if self.output_busy || self.output.is_empty() {
             return;
         }
@@ -473,11 +516,11 @@ impl TaskActorState {
         let task = self.machine.state().id;
         self.background.start(
             OUTPUT_DEADLINE,
-            async move {
+            around.over(async move {
                 if let Err(error) = store.append(task, text).await {
                     tracing::warn!(%task, %error, "output of the worker is not kept");
                 }
-            },
+            }),
             |_, _| TaskMsg::OutputWritten,
         );
     }
@@ -506,7 +549,7 @@ impl TaskActorState {
             (Waiting::Control(to), Reply::Control(outcome)) => {
                 let _ = to.send(Ok(outcome));
             }
-            (Waiting::Answer(to), Reply::Answered) => {
+            (Waiting::Done(to), Reply::Answered | Reply::Noted) => {
                 let _ = to.send(Ok(()));
             }
             (Waiting::Message(to), Reply::Refused(refusal)) => {
@@ -515,10 +558,10 @@ impl TaskActorState {
             (Waiting::Control(to), Reply::Refused(refusal)) => {
                 let _ = to.send(Err(refused(task, phase, refusal)));
             }
-            (Waiting::Answer(to), Reply::Refused(refusal)) => {
+            (Waiting::Done(to), Reply::Refused(refusal)) => {
                 let _ = to.send(Err(refused(task, phase, refusal)));
             }
-            (_, Reply::Message(_) | Reply::Control(_) | Reply::Answered) => {
+            (_, Reply::Message(_) | Reply::Control(_) | Reply::Answered | Reply::Noted) => {
                 tracing::error!(%task, "a reply of the wrong kind was made; the caller sees an internal error");
             }
         }
@@ -530,6 +573,7 @@ fn refused(task: crate::id::TaskId, phase: Phase, refusal: Refusal) -> TreeError
         Refusal::Phase(why) => TreeError::WrongPhase { task, phase, why },
         Refusal::NoRequest(request) => TreeError::RequestNotOpen { task, request },
         Refusal::BadAnswer(why) => TreeError::BadAnswer(why),
+        Refusal::Engine(why) => TreeError::EngineFailed { task, phase, why },
     }
 }
 

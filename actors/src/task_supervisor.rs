@@ -49,7 +49,10 @@ pub(crate) enum TasksMsg {
     /// A new or loaded task needs an actor.
     Spawn(Box<TaskState>),
     /// Admission gave it a slot.
-    Dispatch(TaskId),
+    Dispatch {
+        task: TaskId,
+        holds: u32,
+    },
     Command(TaskId, TaskCommand),
     EngineUp {
         engine: EngineName,
@@ -157,7 +160,7 @@ impl Actor for Tasks {
         state.inbox.took();
         match message {
             TasksMsg::Spawn(task) => state.spawn(&myself, task, None).await,
-            TasksMsg::Dispatch(task) => state.input(task, Input::Dispatched),
+            TasksMsg::Dispatch { task, holds } => state.input(task, Input::Dispatched { holds }),
             TasksMsg::Command(task, command) => state.command(task, command),
             TasksMsg::EngineUp { engine, worker } => state.engine_up(&engine, worker),
             TasksMsg::Reload { task, how } => state.load(task, how),
@@ -435,7 +438,7 @@ fn refuse(command: TaskCommand, error: TreeError) {
         TaskCommand::Control(_, _, reply) => {
             let _ = reply.send(Err(error));
         }
-        TaskCommand::Answer(_, _, reply) => {
+        TaskCommand::Answer(_, _, reply) | TaskCommand::Attendance(_, reply) => {
             let _ = reply.send(Err(error));
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! In: settings and ports. Out: a [`TreeHandle`], through which everything else goes, and why the tree failed if it did.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,9 +15,10 @@ use crate::handle::Handle;
 use crate::id::InstanceId;
 use crate::journal::JournalMsg;
 use crate::ports::{
-    Clock, Engine, Ids, JournalStore, Memory, Notices, OutputStore, Rooms, StopHow, Workdirs,
+    Clock, Engine, Ids, JournalStore, Memory, Notices, OutputStore, Rooms, Space, StopHow, Workdirs,
 };
 use crate::reaper::ReaperMsg;
+pub use crate::room::{RoomAnswer, RoomQuestion, RoomSettings};
 use crate::root::{LOAD_DEADLINE, Record, Root, RootArgs, RootMsg, keys_since};
 pub use crate::tree_handle::TreeHandle;
 use crate::wiring::Wiring;
@@ -30,6 +32,7 @@ pub struct Ports {
     pub journal: Arc<dyn JournalStore>,
     pub output: Arc<dyn OutputStore>,
     pub workdirs: Arc<dyn Workdirs>,
+    pub space: Arc<dyn Space>,
     pub engines: Vec<Arc<dyn Engine>>,
     pub memory: Arc<dyn Memory>,
     pub rooms: Arc<dyn Rooms>,
@@ -47,6 +50,10 @@ pub struct TreeSettings {
     pub max_running_per_caller: u32,
     /// Tasks that wait at once.
     pub max_queued: u32,
+    /// Tasks of one caller that wait at once.
+    pub max_queued_per_caller: u32,
+    /// Limits of single tokens (by name), where they differ from the two above.
+    pub caller_limits: BTreeMap<String, CallerLimits>,
     /// How long an idempotency key is kept.
     pub idempotency_keep: Duration,
     /// How long the engine may take from slot to accepted prompt.
@@ -59,8 +66,56 @@ pub struct TreeSettings {
     pub max_resumes: u32,
     /// How many model steps without a proper finish are taken for an endless loop.
     pub max_unfinished: u32,
+    /// When a silent run, in which no tool runs and no request is open, is warned about. Zero = never.
+    pub silence_warn: Duration,
+    /// When a silent run is asked to go on. Zero = never.
+    pub silence_nudge: Duration,
+    /// When a silent run is ended. Zero = never.
+    pub silence_fail: Duration,
+    /// Model steps of one task. Zero = no limit.
+    pub max_steps: u32,
+    /// How often in a row the provider may make the worker wait. Zero = no limit.
+    pub max_provider_retries: u32,
+    /// How long a final task is remembered. Zero = for ever.
+    pub keep_tasks: Duration,
+    /// How long the workdir and the output of a final task are kept. Zero = as long as the task.
+    pub keep_files: Duration,
+    /// The planner's memory.
+    pub memory: MemorySettings,
     /// How long each actor may take to stop.
     pub stop_timeout: Duration,
+    /// Who may do what in rooms.
+    pub rooms: RoomSettings,
+}
+
+/// How the planner's memory is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemorySettings {
+    /// A running task's memory is written at most once in this time, changes of its state apart.
+    pub interval: Duration,
+    /// How long the memory of an ended task stays before the agent's eyes.
+    pub grace: Duration,
+    /// Memories that an agent has before its eyes at once.
+    pub per_agent: usize,
+}
+
+impl Default for MemorySettings {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_secs(5),
+            grace: Duration::from_secs(600),
+            per_agent: 5,
+        }
+    }
+}
+
+/// How many tasks the callers of one token may have, each; `None` = as for everybody.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CallerLimits {
+    /// That hold a slot at once.
+    pub running: Option<u32>,
+    /// That wait at once.
+    pub queued: Option<u32>,
 }
 
 impl Default for TreeSettings {
@@ -70,13 +125,24 @@ impl Default for TreeSettings {
             max_running: 3,
             max_running_per_caller: 3,
             max_queued: 100,
+            max_queued_per_caller: 100,
+            caller_limits: BTreeMap::new(),
             idempotency_keep: Duration::from_secs(24 * 3600),
             start_timeout: Duration::from_secs(600),
             hard_deadline: Duration::from_secs(24 * 3600),
             request_expiry: Duration::from_secs(120),
             max_resumes: 2,
             max_unfinished: 5,
+            silence_warn: Duration::from_secs(120),
+            silence_nudge: Duration::from_secs(240),
+            silence_fail: Duration::from_secs(600),
+            max_steps: 0,
+            max_provider_retries: 10,
+            keep_tasks: Duration::from_secs(30 * 86_400),
+            keep_files: Duration::from_secs(7 * 86_400),
+            memory: MemorySettings::default(),
             stop_timeout: Duration::from_secs(5),
+            rooms: RoomSettings::default(),
         }
     }
 }
@@ -165,6 +231,7 @@ impl Tree {
         let (reply, told) = oneshot::channel();
         wires.root.tell(RootMsg::Stopping(reply));
         let _ = tokio::time::timeout(patience, told).await;
+        end(&wires.retention, patience).await;
         end(&wires.tasks, patience).await;
         end(&wires.memory, patience).await;
         end(&wires.rooms, patience).await;
@@ -214,6 +281,7 @@ impl Tree {
             "registry" => kill(&wires.registry),
             "tasks" => kill(&wires.tasks),
             "engines" => kill(&wires.engines),
+            "retention" => kill(&wires.retention),
             _ => {}
         }
     }

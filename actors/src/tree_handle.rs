@@ -9,14 +9,17 @@ use tokio::sync::oneshot;
 use crate::admission::AdmissionMsg;
 use crate::board::BoardSnapshot;
 use crate::command::{
-    AnswerRequest, Control, ControlSignal, FilesQuery, HistoryQuery, Identity, ListQuery,
-    ReadFileQuery, SendMessage, StatusQuery, Submit, TextQuery,
+    AnswerRequest, Attendance, Author, Caller, Control, ControlSignal, FilesQuery, HistoryQuery,
+    Identity, ListQuery, ReadFileQuery, SendMessage, StatusQuery, Submit, TextQuery,
 };
 use crate::error::TreeError;
 use crate::handle::Handle;
 use crate::id::{EngineName, TaskId};
+use crate::metrics::{self, TreeMetrics};
 use crate::ports::{FileContent, FileList, TextChunk};
 use crate::registry::RegistryMsg;
+use crate::room::{self, RoomAnswer, RoomQuestion};
+use crate::rooms::RoomsMsg;
 use crate::task::TaskCommand;
 use crate::task_supervisor::TasksMsg;
 use crate::view::{
@@ -58,12 +61,47 @@ impl TreeHandle {
     }
 
     async fn send_submit(&self, submit: Submit) -> Result<Submitted, TreeError> {
-        let who = Identity::Operator {
-            name: "admission".to_owned(),
-        };
+        let who = Identity::inside("admission");
         let submit = Box::new(submit);
         let make = |reply| AdmissionMsg::Submit { submit, reply };
-        let mut submitted = ask(&self.wires.admission, COMMAND_DEADLINE, make).await?;
+        let submitted = ask(&self.wires.admission, COMMAND_DEADLINE, make).await?;
+        self.as_it_stands(submitted, &who).await
+    }
+
+    /// The task that this key made before, if the same was asked for then. Comes before everything that a configuration may
+    /// have changed meanwhile: a repeated call is answered with its task as long as the key is in force.
+    ///
+    /// # Errors
+    /// The key was used with other arguments, the tree is not there.
+    pub async fn known(
+        &self,
+        caller: Caller,
+        key: String,
+        asked: String,
+    ) -> Result<Option<Submitted>, TreeError> {
+        let look = async {
+            let make = |reply| AdmissionMsg::Known {
+                key: (caller, key),
+                asked,
+                reply,
+            };
+            match ask(&self.wires.admission, COMMAND_DEADLINE, make).await? {
+                Some(submitted) => {
+                    let who = Identity::inside("admission");
+                    self.as_it_stands(submitted, &who).await.map(Some)
+                }
+                None => Ok(None),
+            }
+        };
+        within(COMMAND_DEADLINE, look).await
+    }
+
+    /// With the phase that an earlier task has now.
+    async fn as_it_stands(
+        &self,
+        mut submitted: Submitted,
+        who: &Identity,
+    ) -> Result<Submitted, TreeError> {
         if submitted.existing {
             let query = StatusQuery {
                 task: submitted.task,
@@ -72,7 +110,7 @@ impl TreeHandle {
                 wait_for: crate::command::WaitFor::Nothing,
                 wait_ms: 0,
             };
-            let status = self.status(&who, query).await?;
+            let status = self.status(who, query).await?;
             submitted.phase = status.view.phase;
             submitted.queue_position = status.queue_position;
         }
@@ -193,13 +231,30 @@ impl TreeHandle {
         .await
     }
 
+    /// Says who watches a task where it can be steered. `Ok` = durable.
+    ///
+    /// # Errors
+    /// Not found, or it has ended.
+    pub async fn attendance(
+        &self,
+        who: &Identity,
+        attendance: Attendance,
+    ) -> Result<(), TreeError> {
+        let task = attendance.task;
+        let why = "it has ended; it asks nothing any more";
+        self.command(who, task, why, |_, reply| {
+            TaskCommand::Attendance(attendance, reply)
+        })
+        .await
+    }
+
     /// Sends a command to a live task; `ended` is said when there is none because the task is final.
     async fn command<T: Send + 'static>(
         &self,
         who: &Identity,
         task: TaskId,
         ended: &str,
-        make: impl FnOnce(String, oneshot::Sender<Result<T, TreeError>>) -> TaskCommand,
+        make: impl FnOnce(Author, oneshot::Sender<Result<T, TreeError>>) -> TaskCommand,
     ) -> Result<T, TreeError> {
         within(COMMAND_DEADLINE, self.send_command(who, task, ended, make)).await
     }
@@ -209,7 +264,7 @@ impl TreeHandle {
         who: &Identity,
         task: TaskId,
         ended: &str,
-        make: impl FnOnce(String, oneshot::Sender<Result<T, TreeError>>) -> TaskCommand,
+        make: impl FnOnce(Author, oneshot::Sender<Result<T, TreeError>>) -> TaskCommand,
     ) -> Result<T, TreeError> {
         let query = StatusQuery {
             task,
@@ -228,7 +283,7 @@ impl TreeHandle {
         if phase.is_final() {
             return Err(ended(phase));
         }
-        let by = who.name();
+        let by = who.author();
         let sent = ask(&self.wires.tasks, COMMAND_DEADLINE, |reply| {
             TasksMsg::Command(task, make(by, reply))
         })
@@ -288,6 +343,76 @@ impl TreeHandle {
         ask(&self.wires.registry, READ_DEADLINE, make).await
     }
 
+    /// Asks about a task's room: who watches, whom to add or remove, the conversation as a file.
+    ///
+    /// # Errors
+    /// Not found, no rooms, a task that has not ended where an archive is asked for, or the homeserver did not do it.
+    pub async fn room(
+        &self,
+        who: &Identity,
+        task: TaskId,
+        question: RoomQuestion,
+    ) -> Result<RoomAnswer, TreeError> {
+        let view = self.view_of(who, task).await?;
+        if !self.wires.ports.rooms.enabled() {
+            return Err(TreeError::Room(
+                "Task coordination is not enabled for this deployment: no homeserver is configured ([matrix]). Nothing \
+                 was done"
+                    .to_owned(),
+            ));
+        }
+        let ends = matches!(question, RoomQuestion::Archive { .. });
+        if ends && !view.phase.is_final() {
+            return Err(TreeError::WrongPhase {
+                task,
+                phase: view.phase,
+                why: "its conversation goes on; archive it when it has ended".to_owned(),
+            });
+        }
+        let view = Box::new(view);
+        ask(&self.wires.rooms, COMMAND_DEADLINE, |reply| RoomsMsg::Ask {
+            view,
+            question,
+            reply,
+        })
+        .await
+    }
+
+    /// The archived conversation of a task's room, as JSON and for people; none when it was never archived.
+    ///
+    /// # Errors
+    /// Not found, or the record cannot be read.
+    pub async fn conversation(
+        &self,
+        who: &Identity,
+        task: TaskId,
+    ) -> Result<Option<(String, String)>, TreeError> {
+        self.view_of(who, task).await?;
+        if !self.wires.ports.rooms.enabled() {
+            return Ok(None);
+        }
+        let memory = self.wires.ports.rooms.memory();
+        let kept = within(READ_DEADLINE, async {
+            let kept = memory.archive(task).await;
+            kept.map_err(|error| TreeError::Room(error.to_string()))
+        });
+        Ok(kept.await?.map(|json| {
+            let text = room::as_text(&json);
+            (json, text)
+        }))
+    }
+
+    async fn view_of(&self, who: &Identity, task: TaskId) -> Result<TaskView, TreeError> {
+        let query = StatusQuery {
+            task,
+            since: None,
+            events_limit: 0,
+            wait_for: crate::command::WaitFor::Nothing,
+            wait_ms: 0,
+        };
+        Ok(self.status(who, query).await?.view)
+    }
+
     /// Health of every part, checked now.
     ///
     /// # Errors
@@ -299,24 +424,39 @@ impl TreeHandle {
         .await
     }
 
+    /// How many slots are held and how many tasks wait, as admission said last. Sends no message.
+    pub fn load(&self) -> (u32, u32) {
+        let queue = self.wires.queue.borrow();
+        (queue.active, queue.queued)
+    }
+
     /// Every live actor. Sends no message.
     pub fn board(&self) -> BoardSnapshot {
         self.wires.board.snapshot()
     }
 
-    /// Tasks that have started and not ended.
+    /// Everything that can be told in numbers. Sends no message.
+    pub fn metrics(&self) -> TreeMetrics {
+        metrics::collect(&self.wires)
+    }
+
+    /// Tasks that have started and not ended, however many pages they fill.
     async fn started(&self) -> Result<Vec<TaskView>, TreeError> {
-        let who = Identity::Operator {
-            name: "shutdown".to_owned(),
-        };
-        let query = ListQuery {
+        let who = Identity::inside("shutdown");
+        let mut query = ListQuery {
             states: vec!["running".to_owned(), "paused".to_owned()],
             limit: 500,
             ..ListQuery::default()
         };
-        let mut tasks = self.list(&who, query).await?.tasks;
-        tasks.retain(|view| view.attempt > 0);
-        Ok(tasks)
+        let mut started = Vec::new();
+        loop {
+            let page = self.list(&who, query.clone()).await?;
+            started.extend(page.tasks.into_iter().filter(|view| view.attempt > 0));
+            match page.next_cursor {
+                Some(cursor) => query.cursor = Some(cursor),
+                None => return Ok(started),
+            }
+        }
     }
 
     /// Engines that something runs in; all of them when that cannot be told.
@@ -335,9 +475,7 @@ impl TreeHandle {
 
     /// Cancels every task that has started, for a stop that ends the workers.
     pub(crate) async fn cancel_started(&self, patience: Duration) {
-        let who = Identity::Operator {
-            name: "shutdown".to_owned(),
-        };
+        let who = Identity::inside("shutdown");
         for view in self.started().await.unwrap_or_default() {
             let control = Control {
                 task: view.id,

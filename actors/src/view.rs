@@ -71,6 +71,9 @@ pub struct TaskView {
     /// Why it failed, timed out or was cancelled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
+    /// What it kept on disk (workdir, patch, output) was removed then; its record and result stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files_cleared: Option<WallTime>,
     /// Its newest event.
     pub last_event: EventNumber,
     /// How many events it has.
@@ -88,6 +91,9 @@ pub struct OpenRequest {
     pub expires_at: WallTime,
     /// The answer that is given then.
     pub default: Answer,
+    /// Who answered it already (`policy` and `default` included), while the answer is on its way to the worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered_by: Option<String>,
 }
 
 /// Answer to a status read.

@@ -13,10 +13,14 @@ use crate::engines::EnginesMsg;
 use crate::handle::Handle;
 use crate::id::{EngineName, WallTime};
 use crate::journal::JournalMsg;
+use crate::metrics::Metrics;
 use crate::outward::OutwardMsg;
+use crate::parts::Parts;
 use crate::ports::{Engine, Workdirs};
 use crate::reaper::ReaperMsg;
 use crate::registry::RegistryMsg;
+use crate::retention::RetentionMsg;
+use crate::rooms::RoomsMsg;
 use crate::root::RootMsg;
 use crate::task_supervisor::TasksMsg;
 use crate::tree::{Ports, TreeSettings};
@@ -34,13 +38,17 @@ pub(crate) struct Wiring {
     pub(crate) registry: Handle<RegistryMsg>,
     pub(crate) engines: Handle<EnginesMsg>,
     pub(crate) tasks: Handle<TasksMsg>,
+    pub(crate) retention: Handle<RetentionMsg>,
     pub(crate) memory: Handle<OutwardMsg>,
-    pub(crate) rooms: Handle<OutwardMsg>,
+    pub(crate) rooms: Handle<RoomsMsg>,
     pub(crate) notifier: Handle<OutwardMsg>,
     /// What the queue looks like: written by admission, read by the registry without a message.
     pub(crate) queue: watch::Sender<QueueView>,
     /// What each engine is in: written by its actor, read by health without a message.
     pub(crate) engine_states: EngineStates,
+    /// How memory and notices are: written by their actors, read by health without a message.
+    pub(crate) parts: Parts,
+    pub(crate) metrics: Metrics,
     pub(crate) started: WallTime,
 }
 
@@ -93,11 +101,14 @@ impl Wiring {
             registry: Handle::empty(),
             engines: Handle::empty(),
             tasks: Handle::empty(),
+            retention: Handle::empty(),
             memory: Handle::empty(),
             rooms: Handle::empty(),
             notifier: Handle::empty(),
             queue: watch::Sender::new(QueueView::default()),
             engine_states: EngineStates::default(),
+            parts: Parts::default(),
+            metrics: Metrics::default(),
             started,
         })
     }
@@ -130,6 +141,9 @@ impl Wiring {
         restarts: (u32, Option<String>),
         handle: &Handle<M>,
     ) -> Slot {
+        if restarts.0 > 0 {
+            self.metrics.restarted(kind);
+        }
         self.board.slot(SlotSpec {
             parent,
             kind,

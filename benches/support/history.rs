@@ -2,7 +2,7 @@
 //!
 //! In: a number. Out: the row of a task, or a finished one with all its events. Times ascend with the number.
 
-use chargehand_actors::command::{Caller, TaskSpec};
+use chargehand_actors::command::{Caller, Notify, TaskSpec};
 use chargehand_actors::event::{Event, Failure, FailureKind, Phase, Usage};
 use chargehand_actors::id::{EngineName, EventNumber, TaskId, WallTime};
 use chargehand_actors::view::TaskView;
@@ -33,6 +33,10 @@ pub(crate) fn view(id: u128, phase: Phase) -> TaskView {
             labels: vec!["nightly".to_owned()],
             observers: Vec::new(),
             attended: false,
+            permissions: Vec::new(),
+            max_steps: None,
+            notify: Notify::default(),
+            conversation: None,
         },
         caller: Caller {
             token: TOKEN.to_owned(),
@@ -59,6 +63,7 @@ pub(crate) fn view(id: u128, phase: Phase) -> TaskView {
         messages_waiting: 0,
         result: None,
         failure: None,
+        files_cleared: None,
         last_event: EventNumber::ZERO,
         events_total: 0,
     }
@@ -79,6 +84,7 @@ pub(crate) fn finished(id: u128) -> (TaskView, Vec<Event>) {
         caller: row.caller.clone(),
         idempotency_key: None,
         fingerprint: "f".to_owned(),
+        from: Default::default(),
     }];
     events.resize(EVENTS_OF_A_TASK - 2, observation());
     events.push(Event::TaskFailed {

@@ -91,8 +91,26 @@ pub(crate) struct Changes {
 pub(crate) struct OpenRequest {
     /// Its id.
     pub(crate) request_id: String,
+    /// `permission` or `question`.
+    pub(crate) kind: String,
     /// What the worker asks.
     pub(crate) text: String,
+    /// The commands or paths of a permission.
+    pub(crate) patterns: Vec<String>,
+    /// The questions of a question.
+    pub(crate) questions: Vec<Question>,
+    /// When its default is given, milliseconds since 1970.
+    pub(crate) expires_at: i64,
+}
+
+/// One question of the worker.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Question {
+    /// The question.
+    pub(crate) text: String,
+    /// Answers offered.
+    pub(crate) options: Vec<String>,
 }
 
 /// `get_task_status`.

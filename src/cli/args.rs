@@ -11,7 +11,7 @@ use url::Url;
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done; a followed task completed
-  1    a followed task failed, `doctor` found a failure, or something here went wrong
+  1    a followed task failed, `doctor` or a `check` found something, or something here went wrong
   2    the command line cannot be used
   3    no Chargehand server answers
   4    a followed task ran into its timeout or was cancelled
@@ -85,11 +85,22 @@ pub enum Command {
     /// Start the server that MCP clients and the other commands talk to
     Serve(ServeArgs),
     /// Do a task: on the running server if there is one, else with a server of its own
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Watch a task being done by the real OpenCode with a scripted model: needs no keys and no set-up
     Demo(DemoArgs),
     /// Check everything that Chargehand needs and say how to mend what is missing
     Doctor(ConfigArgs),
+    /// Remove what an instance left behind whose data directory is lost; without --instance: list the instances found
+    Reap(ReapArgs),
+    /// Check the configuration, or show what is in force and where it came from
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Check, copy or export the journal, also while a server runs
+    #[command(subcommand)]
+    Journal(JournalCommand),
+    /// Make a Letta server know this Chargehand
+    #[command(subcommand)]
+    Letta(LettaCommand),
     /// Ask or tell a running server something.
     #[command(flatten)]
     Talk(Talk),
@@ -120,6 +131,8 @@ pub enum Talk {
     Resume(ControlArgs),
     /// Tell the worker of a task something
     Message(MessageArgs),
+    /// Answer a permission or question that the worker of a task waits for
+    Answer(AnswerArgs),
     /// Draw the supervision tree of the running server
     Tree,
     /// Ask the running server for the health of its parts
@@ -135,6 +148,110 @@ pub struct ConfigArgs {
     /// Where journal, workdirs and an installed OpenCode are kept
     #[arg(long, value_name = "DIR", env = "CHARGEHAND_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
+    /// Any setting, such as tasks.max_running=5; wins over file and environment (may be repeated)
+    #[arg(long, value_name = "SECTION.NAME=VALUE", value_parser = assignment)]
+    pub set: Vec<(String, String)>,
+}
+
+/// `letta`.
+#[derive(Debug, Subcommand)]
+pub enum LettaCommand {
+    /// Make or bring up to date the MCP server entry in Letta, with the token given here, and give agents the tools
+    Register(RegisterArgs),
+}
+
+/// `letta register`.
+#[derive(Debug, Args)]
+pub struct RegisterArgs {
+    /// Address of Chargehand as the Letta server reaches it, with /mcp
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:3500/mcp")]
+    pub url: String,
+    /// Name of the entry in Letta
+    #[arg(long, default_value = "chargehand")]
+    pub name: String,
+    /// Agent that gets the tools (may be repeated)
+    #[arg(long = "agent", value_name = "AGENT")]
+    pub agents: Vec<String>,
+    /// Where the configuration comes from.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+}
+
+/// `config`.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Say everything that is wrong with the configuration, and what to know about it; exit code 1 when it cannot be used
+    Check(ConfigArgs),
+    /// Show the settings in force that are not the default, and where each came from
+    Show(ConfigShowArgs),
+}
+
+/// `config show`.
+#[derive(Debug, Args)]
+pub struct ConfigShowArgs {
+    /// Where the configuration comes from.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Show every setting, defaults included
+    #[arg(long, short)]
+    pub all: bool,
+}
+
+/// `journal`.
+#[derive(Debug, Subcommand)]
+pub enum JournalCommand {
+    /// Look for damage: of the file, and of what the records say; exit code 1 when something is found
+    Check(JournalCheckArgs),
+    /// Write a consistent copy for its owner alone, and check it; nothing is overwritten
+    Backup(JournalBackupArgs),
+    /// Print the events, one JSON object a line
+    Export(JournalExportArgs),
+}
+
+/// `journal check`.
+#[derive(Debug, Args)]
+pub struct JournalCheckArgs {
+    /// A journal or a copy of one [default: the journal of the data directory]
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Where the configuration comes from.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+}
+
+/// `journal backup`.
+#[derive(Debug, Args)]
+pub struct JournalBackupArgs {
+    /// The copy; it must not exist
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Where the configuration comes from.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+}
+
+/// `journal export`.
+#[derive(Debug, Args)]
+pub struct JournalExportArgs {
+    /// A journal or a copy of one [default: the journal of the data directory]
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Only the events of this task: its id, or the beginning of it
+    #[arg(long, value_name = "ID", value_parser = non_empty)]
+    pub task: Option<String>,
+    /// How the events are printed
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = ExportFormat::Jsonl)]
+    pub format: ExportFormat,
+    /// Where the configuration comes from.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+}
+
+/// How exported events look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    /// One JSON object a line.
+    Jsonl,
 }
 
 /// `serve`.
@@ -152,6 +269,15 @@ pub struct ServeArgs {
     /// How to log [default: text on a terminal, JSON otherwise]
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
+    /// Engine of tasks that name none
+    #[arg(long, short, value_name = "NAME")]
+    pub engine: Option<String>,
+    /// Tasks that run at once
+    #[arg(long, value_name = "N")]
+    pub max_running: Option<u32>,
+    /// At the stop, cancel the tasks that have started and end their workers, instead of leaving them to the next start
+    #[arg(long)]
+    pub stop_tasks: bool,
 }
 
 /// How log lines look.
@@ -199,6 +325,24 @@ pub struct RunArgs {
     /// Answer with the first task if this key was used within 24 hours
     #[arg(long, value_name = "KEY")]
     pub key: Option<String>,
+    /// Answer the worker's permissions and questions: here when this is a terminal, or with `chargehand answer`
+    #[arg(long)]
+    pub attended: bool,
+    /// What the worker may do without asking: PERMISSION or PERMISSION:PATTERN, such as webfetch (may be repeated)
+    #[arg(long, value_name = "RULE")]
+    pub allow: Vec<String>,
+    /// What the worker must ask for, such as "bash:git push*" (may be repeated)
+    #[arg(long, value_name = "RULE")]
+    pub ask: Vec<String>,
+    /// What the worker may not do (may be repeated)
+    #[arg(long, value_name = "RULE")]
+    pub deny: Vec<String>,
+    /// End the task as failed after so many model steps
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub max_steps: Option<u32>,
+    /// Agent that the task belongs to; a token may be bound to some
+    #[arg(long, value_name = "AGENT", env = "CHARGEHAND_AGENT_ID", default_value = super::client::AGENT, value_parser = non_empty)]
+    pub agent_id: String,
     /// Show the live progress (the default)
     #[arg(long, overrides_with = "no_watch")]
     pub watch: bool,
@@ -251,6 +395,20 @@ pub struct DemoArgs {
     #[arg(long)]
     pub keep: bool,
     /// Where the configuration comes from.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+}
+
+/// `reap`.
+#[derive(Debug, Args)]
+pub struct ReapArgs {
+    /// The instance: the twelve digits that its workers, sessions and workdirs carry
+    #[arg(long, value_name = "ID", value_parser = instance)]
+    pub instance: Option<String>,
+    /// Remove without asking
+    #[arg(long, requires = "instance")]
+    pub yes: bool,
+    /// Where the workdirs and the remote server to look at are configured.
     #[command(flatten)]
     pub config: ConfigArgs,
 }
@@ -342,10 +500,41 @@ pub struct MessageArgs {
     pub message_type: String,
 }
 
+/// `answer`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true))]
+pub struct AnswerArgs {
+    /// The task.
+    #[command(flatten)]
+    pub task: TaskArg,
+    /// Request, as `chargehand show` names it; may be left out when only one is open
+    #[arg(value_name = "REQUEST", value_parser = non_empty)]
+    pub request: Option<String>,
+    /// Allow the permission this time
+    #[arg(long, group = "what")]
+    pub allow: bool,
+    /// Allow the permission and the like for the rest of the session
+    #[arg(long, group = "what")]
+    pub always: bool,
+    /// Refuse; the text is what the worker is told
+    #[arg(long, group = "what", value_name = "TEXT", num_args = 0..=1, default_missing_value = "")]
+    pub deny: Option<String>,
+    /// Choose an answer to the question (may be repeated: several answers, or one for each of several questions)
+    #[arg(long, group = "what", value_name = "ANSWER", value_parser = non_empty)]
+    pub choose: Vec<String>,
+}
+
 fn message_types() -> impl Iterator<Item = &'static str> {
     chargehand_actors::command::MessageType::ALL
         .into_iter()
         .map(chargehand_actors::command::MessageType::as_str)
+}
+
+fn assignment(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if name.contains('.') => Ok((name.trim().to_owned(), value.to_owned())),
+        _ => Err("expected SECTION.NAME=VALUE, such as tasks.max_running=5".to_owned()),
+    }
 }
 
 fn non_empty(text: &str) -> Result<String, String> {
@@ -353,6 +542,15 @@ fn non_empty(text: &str) -> Result<String, String> {
         return Err("must not be empty".to_owned());
     }
     Ok(text.to_owned())
+}
+
+fn instance(text: &str) -> Result<String, String> {
+    let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    if text.len() == 12 && text.bytes().all(digit) {
+        Ok(text.to_owned())
+    } else {
+        Err("expected twelve hexadecimal digits, as `chargehand reap` lists them".to_owned())
+    }
 }
 
 fn model(text: &str) -> Result<String, String> {

@@ -246,6 +246,13 @@ pub(crate) fn endpoint(global: &GlobalArgs) -> Result<Endpoint, CliError> {
             "--server must be an http or https URL, not {base}"
         )));
     }
+    let token = bearer(global)?.map(Token);
+    Endpoint::new(base, token)
+        .map_err(|error| CliError::Server(format!("cannot set up an HTTP client: {error}")))
+}
+
+/// The bearer token that the command line or the environment gives.
+pub(crate) fn bearer(global: &GlobalArgs) -> Result<Option<String>, CliError> {
     let token = match (&global.token, &global.token_file) {
         (Some(token), _) => Some(token.trim().to_owned()),
         (None, Some(path)) => Some(
@@ -260,7 +267,5 @@ pub(crate) fn endpoint(global: &GlobalArgs) -> Result<Endpoint, CliError> {
         ),
         (None, None) => None,
     };
-    let token = token.filter(|token| !token.is_empty()).map(Token);
-    Endpoint::new(base, token)
-        .map_err(|error| CliError::Server(format!("cannot set up an HTTP client: {error}")))
+    Ok(token.filter(|token| !token.is_empty()))
 }

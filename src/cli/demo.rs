@@ -16,6 +16,7 @@ use super::embedded::{ModelChoice, OwnServer, provider_keys};
 use super::error::{CliError, Exit};
 use super::follow::{Interrupts, follow};
 use super::leftovers;
+use super::prompt::Prompt;
 use super::run::{show_result, submit};
 use super::sample;
 use super::terminal::{BOLD, CYAN, DIM, GREEN, RED, Screen, YELLOW, duration, paint, say};
@@ -56,7 +57,15 @@ pub(crate) async fn demo(global: &GlobalArgs, args: &DemoArgs) -> Result<Exit, C
             request["model"] = json!(model);
         }
         let task: Accepted = own.client().decode(submit(own.client(), request).await?)?;
-        let mut followed = follow(own.client(), &task.task_id, &screen, &mut interrupts).await?;
+        let nobody = Prompt::new(false);
+        let mut followed = follow(
+            own.client(),
+            &task.task_id,
+            &screen,
+            &mut interrupts,
+            nobody,
+        )
+        .await?;
         drop(screen);
         if let (false, Some(changes)) = (args.keep, &mut followed.status.changes) {
             // They are removed in a moment.

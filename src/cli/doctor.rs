@@ -13,17 +13,19 @@ use serde::Serialize;
 
 use super::args::{ConfigArgs, GlobalArgs};
 use super::client::Client;
-use super::embedded::{provider_keys, settings};
+use super::config::checked;
+use super::doctor_docker;
+use super::embedded::provider_keys;
 use super::error::{CliError, Exit};
+use super::home::{
+    callers, configuration, configuration_problem, data_directory, free_space, journal, rights,
+};
+use super::journal::JOURNAL;
 use super::table::{self, Cell};
-use super::terminal::{CYAN, bytes, one_line, paint, phase_style, print, print_json};
+use super::terminal::{CYAN, one_line, paint, phase_style, print, print_json};
 use crate::adapters::opencode::PINNED;
 use crate::config::LocalEngineSettings;
 
-/// Below this, tasks may soon fail for want of space.
-const LOW_SPACE: u64 = 2 * 1024 * 1024 * 1024;
-/// Below this, nothing is started.
-const NO_SPACE: u64 = 100 * 1024 * 1024;
 /// How long a program may take to say its version.
 const VERSION_WITHIN: Duration = Duration::from_secs(20);
 
@@ -63,7 +65,7 @@ pub(crate) struct Check {
 }
 
 impl Check {
-    fn ok(name: &'static str, found: impl Into<String>) -> Self {
+    pub(crate) fn ok(name: &'static str, found: impl Into<String>) -> Self {
         Self {
             name,
             state: State::Ok,
@@ -72,7 +74,7 @@ impl Check {
         }
     }
 
-    fn bad(
+    pub(crate) fn bad(
         name: &'static str,
         state: State,
         found: impl Into<String>,
@@ -134,13 +136,18 @@ pub(crate) fn render(checks: &[Check]) -> String {
 async fn checks(global: &GlobalArgs, args: &ConfigArgs) -> Vec<Check> {
     let mut checks = Vec::new();
     let server = running_server(global).await;
-    match settings(args, BTreeMap::new()) {
+    let checked = match checked(args, BTreeMap::new()) {
+        Ok(checked) => checked,
+        Err(error) => return vec![configuration_problem(error.report()), server],
+    };
+    match checked.settings {
         Ok(settings) => {
-            let engines = settings.engine_names().join(", ");
-            let default = &settings.engine.default;
-            let found = format!("valid; engines: {engines}; default: {default}");
-            checks.push(Check::ok("configuration", found));
+            checks.push(configuration(&settings, &checked.notes));
+            checks.push(callers(&settings));
             checks.push(data_directory(&settings.data.dir));
+            checks.extend(rights(&settings.data.dir));
+            checks.push(free_space(&settings));
+            checks.push(journal(&settings.data.dir.join(JOURNAL)).await);
             checks.push(git().await);
             checks.push(shell().await);
             checks.push(ripgrep().await);
@@ -148,67 +155,19 @@ async fn checks(global: &GlobalArgs, args: &ConfigArgs) -> Vec<Check> {
                 checks.push(opencode(local, &settings.data.dir).await);
                 checks.push(model(local));
             }
+            if let Some(docker) = &settings.engines.docker {
+                checks.extend(doctor_docker::docker(&settings, docker).await);
+            }
+            #[cfg(feature = "matrix")]
+            if let Some(matrix) = &settings.matrix {
+                checks.extend(super::doctor_matrix::matrix(&settings, matrix).await);
+            }
             checks.push(address(settings.server.bind, server.state == State::Ok));
         }
-        Err(error) => checks.push(Check::bad(
-            "configuration",
-            State::Fail,
-            error.report(),
-            "correct the setting that is named; config/chargehand.toml explains every one",
-        )),
+        Err(error) => checks.push(configuration_problem(error.to_string())),
     }
     checks.push(server);
     checks
-}
-
-fn data_directory(wanted: &Path) -> Check {
-    const NAME: &str = "data directory";
-    // It is made on the first start: until then its nearest parent decides.
-    let existing = wanted.ancestors().find(|path| path.is_dir());
-    let Some(existing) = existing else {
-        return Check::bad(
-            NAME,
-            State::Fail,
-            format!("{} cannot be made", wanted.display()),
-            "choose another with --data-dir",
-        );
-    };
-    let mend = "give this user the right to write there, or choose another with --data-dir";
-    if let Err(error) = tempfile::tempfile_in(existing) {
-        return Check::bad(
-            NAME,
-            State::Fail,
-            format!("{} is not writable: {error}", existing.display()),
-            mend,
-        );
-    }
-    let free = match rustix::fs::statvfs(existing) {
-        Ok(stat) => stat.f_bavail.saturating_mul(stat.f_frsize),
-        Err(error) => {
-            return Check::bad(
-                NAME,
-                State::Warn,
-                format!("free space of {} is not known: {error}", existing.display()),
-                "",
-            );
-        }
-    };
-    let found = format!("{} ({} free)", wanted.display(), bytes(free));
-    match free {
-        0..NO_SPACE => Check::bad(
-            NAME,
-            State::Fail,
-            found,
-            "make space: nothing can be recorded safely",
-        ),
-        NO_SPACE..LOW_SPACE => Check::bad(
-            NAME,
-            State::Warn,
-            found,
-            "make space: OpenCode and a few workdirs take about 2 GB",
-        ),
-        LOW_SPACE.. => Check::ok(NAME, found),
-    }
 }
 
 async fn git() -> Check {

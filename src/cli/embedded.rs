@@ -19,15 +19,18 @@ use url::Url;
 use super::args::ConfigArgs;
 use super::assembly::World;
 use super::client::Client;
+use super::config::settings;
 use super::error::{CliError, chain};
 use super::follow::Interrupts;
 use super::leftovers;
 use super::logging;
 use super::rpc::{Endpoint, Token};
 use super::terminal::{Screen, clean};
-use crate::adapters::opencode::{WorkerSettings, find_or_install};
+use crate::Tokens;
+use crate::adapters::opencode::{Proof, WorkerSettings, find_or_install};
 use crate::config::{
-    DataSettings, LocalEngineSettings, Secret, Settings, Sources, TokenRole, TokenSettings,
+    CallerLimitSettings, DataSettings, LocalEngineSettings, Secret, Settings, TokenRole,
+    TokenSettings,
 };
 use crate::scripted_model::{MODEL, PROVIDER, Scenario, ScriptedModel, opencode_provider_config};
 
@@ -64,19 +67,6 @@ pub(crate) fn provider_keys() -> Vec<String> {
         .filter(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
         .map(str::to_owned)
         .collect()
-}
-
-/// The settings: file, environment, flags; `flags` are paths of settings with their values.
-pub(crate) fn settings(
-    args: &ConfigArgs,
-    mut flags: BTreeMap<String, String>,
-) -> Result<Settings, CliError> {
-    if let Some(directory) = &args.data_dir {
-        flags.insert("data.dir".to_owned(), directory.display().to_string());
-    }
-    Sources::of_process(args.config.as_deref(), flags)
-        .and_then(Settings::load)
-        .map_err(|error| CliError::Usage(error.to_string()))
 }
 
 /// Which model the worker gets.
@@ -123,7 +113,8 @@ impl OwnServer {
         };
         let world = World::open(&prepared.settings, Arc::new(|_: &str| {}), worker).await?;
         let shutdown = CancellationToken::new();
-        let server = serve_until(prepared.settings, world, listener, shutdown.clone());
+        let tokens = Tokens::new(&prepared.settings.auth);
+        let server = serve_until(prepared.settings, tokens, world, listener, shutdown.clone());
         let mut own = Self {
             client,
             directory: prepared.directory,
@@ -224,7 +215,9 @@ async fn prepare(
             screen.status(clean(text).into_owned());
         };
         screen.status("looking for OpenCode".to_owned());
-        let program = find_or_install(local.opencode.as_deref(), &settings.data.dir, &tell)
+        // What is found is all that the server then has: another one is looked for here or not at all.
+        let program = local.opencode.as_deref();
+        let program = find_or_install(program, &settings.data.dir, Proof::Run, &tell)
             .await
             .map_err(|error| CliError::Server(error.to_string()))?;
         local.opencode = Some(program);
@@ -237,13 +230,18 @@ async fn prepare(
     };
     settings.server.bind = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     settings.engine.on_stop = StopHow::EndWorkers;
+    // Its only caller is this command, which may name whatever this user can read.
+    settings.tasks.allowed_sources = Some(vec![PathBuf::from("/")]);
     // Other users of this machine reach the port too.
     let random = || uuid::Uuid::new_v4().simple();
     let token = format!("{}{}", random(), random());
     settings.auth.tokens = vec![TokenSettings {
         name: "cli".to_owned(),
         token: Secret::new(token.clone()),
+        file: None,
         role: TokenRole::Operator,
+        agents: Vec::new(),
+        limits: CallerLimitSettings::default(),
     }];
     logging::to_file(&directory.join("chargehand.log"), &settings.log.level)?;
     Ok(Prepared {
@@ -258,12 +256,14 @@ async fn prepare(
 /// Runs a server until `shutdown`, then closes its journal.
 pub(crate) async fn serve_until(
     settings: Settings,
+    tokens: Tokens,
     world: World,
     listener: tokio::net::TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), CliError> {
-    let ended = crate::run(
+    let ended = crate::run_with(
         settings,
+        tokens,
         world.adapters.clone(),
         listener,
         shutdown.cancelled_owned(),

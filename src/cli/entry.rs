@@ -6,11 +6,13 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use super::args::{Cli, Color, Command, GlobalArgs, Talk};
+use super::args::{Cli, Color, Command, GlobalArgs, LettaCommand, Talk};
 use super::client::{Client, endpoint};
 use super::error::{CliError, Exit};
 use super::terminal::{RED, paint, say};
-use super::{bridge, control, demo, doctor, read, run, serve};
+use super::{
+    answer, bridge, config, control, demo, doctor, journal, read, reap, register, run, serve,
+};
 
 /// Does what the command line asks for.
 pub fn main() -> ExitCode {
@@ -57,9 +59,13 @@ async fn execute(cli: Cli) -> Result<Exit, CliError> {
         Command::Run(args) => run::run(global, args).await,
         Command::Demo(args) => demo::demo(global, args).await,
         Command::Doctor(args) => doctor::doctor(global, args).await,
+        Command::Reap(args) => reap::reap(global, args).await,
+        Command::Config(command) => config::config(command, global.json),
+        Command::Journal(command) => journal::journal(command, global.json).await,
+        Command::Letta(LettaCommand::Register(args)) => register::register(global, args).await,
         Command::Mcp => {
             let input = tokio::io::BufReader::new(tokio::io::stdin());
-            bridge::bridge(endpoint(global)?, input, tokio::io::stdout()).await?;
+            bridge::bridge(endpoint(global)?.of_bridge(), input, tokio::io::stdout()).await?;
             Ok(Exit::Ok)
         }
         Command::Talk(command) => talk(global, command).await,
@@ -81,6 +87,7 @@ async fn talk(global: &GlobalArgs, command: &Talk) -> Result<Exit, CliError> {
         Talk::Pause(args) => control::control(&client, "pause", args, json).await,
         Talk::Resume(args) => control::control(&client, "resume", args, json).await,
         Talk::Message(args) => control::message(&client, args, json).await,
+        Talk::Answer(args) => answer::answer(&client, args, json).await,
         Talk::Tree => read::tree(&client, json).await,
         Talk::Health => read::health(&client, json).await,
     }

@@ -5,13 +5,14 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::answers::TaskStatus;
 use super::client::Client;
 use super::error::CliError;
 use super::progress::{Progress, Words};
+use super::prompt::{Given, Prompt};
 use super::terminal::{Screen, YELLOW, paint};
 
 /// How long one question waits for news.
@@ -53,12 +54,13 @@ pub(crate) struct Followed {
     pub(crate) tools: u64,
 }
 
-/// Follows `task` to its end.
+/// Follows `task` to its end; `prompt` answers for the person at the terminal.
 pub(crate) async fn follow(
     client: &Client,
     task: &str,
     screen: &Screen,
     interrupts: &mut Interrupts,
+    mut prompt: Prompt,
 ) -> Result<Followed, CliError> {
     let begun = Instant::now();
     let mut progress = Progress::default();
@@ -79,6 +81,10 @@ pub(crate) async fn follow(
                     cancel_asked = true;
                     cancel(client, task, screen, interrupts).await?;
                 }
+                given = prompt.answer() => match given {
+                    Given::Answer(arguments) => answer(client, task, arguments, screen).await,
+                    Given::Again(text) => screen.line(&text),
+                },
                 () = tokio::time::sleep(TICK) => {
                     hear(client, task, screen, &mut words).await;
                     screen.status(progress.spinner(elapsed(begun)));
@@ -94,6 +100,10 @@ pub(crate) async fn follow(
                 }
                 screen.status(progress.spinner(elapsed(begun)));
                 let latest = progress.latest();
+                if let Some(question) = prompt.update(latest) {
+                    screen.line(&paint(YELLOW, question).to_string());
+                }
+                screen.still(prompt.is_asking());
                 if latest.is_final() && !latest.more_events {
                     return Ok(Followed {
                         status: latest.clone(),
@@ -141,6 +151,14 @@ async fn ask(client: &Client, task: &str, since: u64, wait: u64) -> Result<TaskS
         .call_waiting("get_task_status", arguments, Duration::from_secs(wait))
         .await?;
     client.decode(answer)
+}
+
+/// Passes on what the person at the terminal answered. A request that is closed by now refuses; watching on shows how.
+async fn answer(client: &Client, task: &str, mut arguments: Value, screen: &Screen) {
+    arguments["task_id"] = json!(task);
+    if let Err(error) = client.call("answer_task_request", arguments).await {
+        screen.line(&paint(YELLOW, error.report()).to_string());
+    }
 }
 
 async fn cancel(

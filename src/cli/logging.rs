@@ -8,8 +8,11 @@ use std::sync::Mutex;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use super::error::CliError;
+use super::log_line::Lines;
 use crate::config::LogFormat;
 
 /// Logs to standard error.
@@ -43,19 +46,21 @@ where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     // Libraries speak only when asked to by name: an idle server is silent. rmcp calls every good-bye of a client an error.
-    let quiet = "rmcp=warn,rmcp::service=off,sqlx=warn,hyper=warn";
+    // matrix_sdk calls every "not found" of a homeserver one.
+    let quiet = "rmcp=warn,rmcp::service=off,sqlx=warn,hyper=warn,matrix_sdk=warn,matrix_sdk::http_client=off,\
+                 matrix_sdk::room::shared_room_history=error,matrix_sdk_base=warn,matrix_sdk_crypto=error";
     let filter = EnvFilter::try_new(format!("{quiet},{level}")).map_err(|error| {
         CliError::Usage(format!(
             "\"{level}\" is no log filter ({error}); such as info, debug or info,chargehand=debug"
         ))
     })?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(writer)
-        .with_ansi(colours && std::env::var_os("NO_COLOR").is_none());
-    let result = match format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    let lines = Lines {
+        format,
+        colours: colours && std::env::var_os("NO_COLOR").is_none(),
+        writer,
     };
-    result.map_err(|error| CliError::Server(format!("logging cannot be set up: {error}")))
+    let subscriber = tracing_subscriber::registry().with(filter).with(lines);
+    subscriber
+        .try_init()
+        .map_err(|error| CliError::Server(format!("logging cannot be set up: {error}")))
 }

@@ -4,6 +4,7 @@
 
 use anstyle::Style;
 
+use super::answer;
 use super::answers::{EventLine, TaskStatus, Text};
 use super::terminal::{
     BOLD, CYAN, DIM, GREEN, RED, YELLOW, clean, duration, one_line, paint, phase_style,
@@ -63,6 +64,10 @@ impl Progress {
                     one_line(&request.text, WIDTH)
                 );
                 lines.push(paint(YELLOW, text).to_string());
+                let details = answer::details(request).into_iter();
+                lines.extend(details.map(|line| format!("    {line}")));
+                let hint = answer::hint(&status.task_id, request);
+                lines.push(paint(DIM, format!("    {hint}")).to_string());
             }
         }
         self.seen = self.seen.max(status.next_event);
@@ -290,14 +295,29 @@ mod tests {
     #[test]
     fn a_question_of_the_worker_is_told_once() {
         let asks = TaskStatus {
+            task_id: "3f2b8c1e-0000-4000-8000-00000000000a".to_owned(),
             requests: vec![super::super::answers::OpenRequest {
                 request_id: "r1".to_owned(),
                 text: "May I?".to_owned(),
+                patterns: vec!["git push".to_owned()],
+                ..super::super::answers::OpenRequest::default()
             }],
             ..TaskStatus::default()
         };
         let mut progress = Progress::default();
-        assert_eq!(progress.update(asks.clone()).len(), 1);
+        let lines: Vec<String> = progress
+            .update(asks.clone())
+            .iter()
+            .map(|line| stripped(line).trim().to_owned())
+            .collect();
+        assert_eq!(
+            lines,
+            [
+                "the worker waits for an answer: May I?",
+                "git push",
+                "chargehand answer 3f2b8c1e r1 --allow | --always | --deny TEXT"
+            ]
+        );
         assert_eq!(progress.update(asks).len(), 0);
     }
 }

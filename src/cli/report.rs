@@ -4,6 +4,7 @@
 
 use std::fmt::Write;
 
+use super::answer;
 use super::answers::{Changes, TaskStatus};
 use super::progress::{plural, short};
 use super::table::{self, Cell};
@@ -38,6 +39,16 @@ pub(crate) fn details(task: &TaskStatus, now_ms: i64) -> String {
     for request in &task.requests {
         let text = paint(YELLOW, one_line(&request.text, 300)).to_string();
         field(&mut out, "asks", &text);
+        for line in answer::details(request) {
+            field(&mut out, "", &line);
+        }
+        let left = u64::try_from(request.expires_at.saturating_sub(now_ms)).unwrap_or(0);
+        let hint = format!(
+            "{} (within {})",
+            answer::hint(&task.task_id, request),
+            duration(left)
+        );
+        field(&mut out, "answer", &paint(DIM, hint).to_string());
     }
     if !task.recent_events.is_empty() {
         heading(&mut out, "Events");

@@ -13,6 +13,10 @@ use futures_util::StreamExt;
 use serde_json::{Value, json};
 use url::Url;
 
+/// What our own commands call themselves: tasks then say that they came from the command line.
+const USER_AGENT: &str = concat!("chargehand-cli/", env!("CARGO_PKG_VERSION"));
+/// What the stdio bridge calls itself; its requests are its client's.
+const BRIDGE_USER_AGENT: &str = concat!("chargehand-mcp/", env!("CARGO_PKG_VERSION"));
 /// The protocol revision that our own requests speak.
 pub(crate) const PROTOCOL: &str = "2026-07-28";
 /// `_meta` key that names the revision of a request.
@@ -36,6 +40,7 @@ pub(crate) struct Endpoint {
     base: Url,
     token: Option<Token>,
     http: reqwest::Client,
+    user_agent: &'static str,
 }
 
 impl Endpoint {
@@ -53,7 +58,14 @@ impl Endpoint {
             base,
             token,
             http: builder.build()?,
+            user_agent: USER_AGENT,
         })
+    }
+
+    /// The same for the bridge, which speaks for somebody else.
+    pub(crate) fn of_bridge(mut self) -> Self {
+        self.user_agent = BRIDGE_USER_AGENT;
+        self
     }
 
     /// The address as given, without a trailing slash.
@@ -100,6 +112,7 @@ impl Endpoint {
     }
 
     fn authorized(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        let request = request.header("User-Agent", self.user_agent);
         match &self.token {
             Some(token) => request.bearer_auth(&token.0),
             None => request,

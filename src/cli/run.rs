@@ -8,10 +8,11 @@ use url::Url;
 
 use super::answers::Accepted;
 use super::args::{GlobalArgs, RunArgs};
-use super::client::{AGENT, Client};
+use super::client::Client;
 use super::embedded::{ModelChoice, OwnServer};
 use super::error::{CliError, Exit};
 use super::follow::{Followed, Interrupts, follow};
+use super::prompt::Prompt;
 use super::terminal::{BOLD, DIM, Screen, YELLOW, paint, print, print_json};
 use super::{diff, read, report};
 
@@ -67,7 +68,8 @@ async fn on_running_server(
     let text = format!("task {} on {}{known}", task.task_id, client.url());
     screen.line(&paint(BOLD, text).to_string());
     let mut interrupts = Interrupts::listen()?;
-    watch(client, &task.task_id, screen, &mut interrupts, json).await
+    let prompt = Prompt::new(args.attended);
+    watch(client, &task.task_id, screen, &mut interrupts, prompt, json).await
 }
 
 async fn on_own_server(
@@ -98,6 +100,7 @@ async fn on_own_server(
             &task.task_id,
             screen,
             &mut interrupts,
+            Prompt::new(args.attended),
             global.json,
         )
         .await
@@ -132,9 +135,10 @@ async fn watch(
     task: &str,
     screen: Screen,
     interrupts: &mut Interrupts,
+    prompt: Prompt,
     json: bool,
 ) -> Result<Exit, CliError> {
-    let followed = follow(client, task, &screen, interrupts).await?;
+    let followed = follow(client, task, &screen, interrupts, prompt).await?;
     drop(screen);
     show_result(client, &followed, json).await?;
     Ok(Exit::of_status(&followed.status.status))
@@ -185,7 +189,7 @@ pub(crate) async fn show_result(
 
 /// The arguments of `opencode_execute_task`.
 fn request(args: &RunArgs) -> Result<Value, CliError> {
-    let mut request = json!({ "agent_id": AGENT, "task_description": args.task });
+    let mut request = json!({ "agent_id": args.agent_id, "task_description": args.task });
     if let Some(repo) = &args.repo {
         let mut repository = json!({ "url": repository_url(repo)? });
         if let Some(reference) = &args.reference {
@@ -210,6 +214,21 @@ fn request(args: &RunArgs) -> Result<Value, CliError> {
     }
     if let Some(timeout) = args.timeout {
         request["timeout_ms"] = json!(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
+    }
+    if args.attended {
+        request["attended"] = json!(true);
+    }
+    if let Some(steps) = args.max_steps {
+        request["max_steps"] = json!(steps);
+    }
+    for (name, rules) in [
+        ("allow", &args.allow),
+        ("ask", &args.ask),
+        ("deny", &args.deny),
+    ] {
+        if !rules.is_empty() {
+            request["permissions"][name] = json!(rules);
+        }
     }
     if !args.label.is_empty() {
         request["labels"] = json!(args.label);

@@ -156,6 +156,9 @@ pub(crate) fn say(text: &str) {
     let _ = writeln!(err, "{text}");
 }
 
+/// How often the spinner moves.
+const TICK: Duration = Duration::from_millis(120);
+
 /// Progress on standard error: lines that stay, and on a terminal a spinner line below them that changes.
 pub(crate) struct Screen {
     bar: Option<ProgressBar>,
@@ -170,10 +173,24 @@ impl Screen {
             if let Ok(style) = ProgressStyle::with_template("{spinner:.cyan} {wide_msg}") {
                 bar.set_style(style);
             }
-            bar.enable_steady_tick(Duration::from_millis(120));
+            bar.enable_steady_tick(TICK);
             bar
         });
         Self { bar, quiet }
+    }
+
+    /// Takes the spinner line away while somebody types, and puts it back.
+    pub(crate) fn still(&self, still: bool) {
+        let Some(bar) = &self.bar else { return };
+        if still && !bar.is_hidden() {
+            bar.disable_steady_tick();
+            bar.finish_and_clear();
+            bar.set_draw_target(ProgressDrawTarget::hidden());
+        } else if !still && bar.is_hidden() {
+            bar.set_draw_target(ProgressDrawTarget::stderr());
+            bar.reset();
+            bar.enable_steady_tick(TICK);
+        }
     }
 
     /// A line that stays.

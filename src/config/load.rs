@@ -1,6 +1,6 @@
 //! Puts the settings together: every setting is read here once, with its range and default, and rules across settings are checked.
 //!
-//! In: [`Sources`]. Out: [`Settings`].
+//! In: [`Sources`]. Out: [`Settings`], or [`Checked`] with all that was found out on the way.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -10,102 +10,122 @@ use std::time::Duration;
 use chargehand_actors::ports::StopHow;
 use toml::{Table, Value};
 
-use super::reader::Reader;
+use super::reader::{Read, Reader};
 use super::settings::{
-    AuthSettings, DataSettings, EngineSettings, EnginesSettings, LocalEngineSettings, LogFormat,
-    LogSettings, RemoteEngineSettings, ServerSettings, Settings, TaskSettings, TokenRole,
-    TokenSettings,
+    DataSettings, EngineSettings, EnginesSettings, LocalEngineSettings, LogFormat, LogSettings,
+    RemoteEngineSettings, ServerSettings, Settings, TaskSettings,
 };
-use super::{ConfigError, Secret, SettingProblem, original};
-
-/// Where settings come from. Flags win over the environment, which wins over the file.
-#[derive(Clone, Debug, Default)]
-pub struct Sources {
-    /// The file's content.
-    pub file: String,
-    /// Environment variables: `CHARGEHAND_<SECTION>_<NAME>` and the original's names.
-    pub env: BTreeMap<String, String>,
-    /// Flags: path of the setting -> value.
-    pub flags: BTreeMap<String, String>,
-}
-
-impl Sources {
-    /// The file (given, or `CHARGEHAND_CONFIG`, or `chargehand/chargehand.toml` in the user's configuration directory if it
-    /// is there) and the environment of this process.
-    pub fn of_process(
-        file: Option<&Path>,
-        flags: BTreeMap<String, String>,
-    ) -> Result<Self, ConfigError> {
-        let env: BTreeMap<String, String> = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .collect();
-        let named = file
-            .map(Path::to_path_buf)
-            .or_else(|| env.get("CHARGEHAND_CONFIG").map(PathBuf::from));
-        let text = match named {
-            Some(path) => read(&path)?,
-            None => match usual_file(&env).filter(|path| path.exists()) {
-                Some(path) => read(&path)?,
-                None => String::new(),
-            },
-        };
-        Ok(Self {
-            file: text,
-            env,
-            flags,
-        })
-    }
-}
-
-fn usual_file(env: &BTreeMap<String, String>) -> Option<PathBuf> {
-    let base = env
-        .get("XDG_CONFIG_HOME")
-        .filter(|dir| !dir.is_empty())
-        .map(PathBuf::from)
-        .or_else(|| env.get("HOME").map(|home| Path::new(home).join(".config")))?;
-    Some(base.join("chargehand/chargehand.toml"))
-}
-
-fn read(path: &Path) -> Result<String, ConfigError> {
-    std::fs::read_to_string(path).map_err(|error| {
-        ConfigError(vec![SettingProblem {
-            setting: path.display().to_string(),
-            problem: format!("cannot be read ({error})"),
-            allowed: "a readable TOML file".to_owned(),
-        }])
-    })
-}
+use super::{
+    Checked, ConfigError, Secret, SettingProblem, Sources, callers, docker, letta, matrix,
+    original, upkeep,
+};
 
 impl Settings {
     /// Reads and checks everything.
     pub fn load(sources: Sources) -> Result<Self, ConfigError> {
-        let file: Table = sources.file.parse().map_err(|error: toml::de::Error| {
-            ConfigError(vec![SettingProblem {
-                setting: "the settings file".to_owned(),
-                problem: format!("is no TOML: {}", error.message()),
-                allowed: "see config/chargehand.toml".to_owned(),
-            }])
-        })?;
-        let mut reader = Reader::new(file, sources.env, sources.flags);
+        Self::check(sources).settings
+    }
+
+    /// As [`Self::load`], with where each value came from and what to know about it.
+    pub fn check(sources: Sources) -> Checked {
+        let Sources {
+            file,
+            path,
+            env,
+            flags,
+        } = sources;
+        let table: Table = match file.parse() {
+            Ok(table) => table,
+            Err(error) => {
+                return Checked {
+                    settings: Err(no_toml(&file, path.as_deref(), &error)),
+                    file: path,
+                    origins: BTreeMap::new(),
+                    notes: Vec::new(),
+                };
+            }
+        };
+        let secrets = holds_secrets(&table);
+        let mut reader = Reader::new(table, env, flags);
         let settings = read_all(&mut reader);
         rules(&settings, &mut reader);
-        reader.finish()?;
-        Ok(settings)
+        if let Some(path) = path.as_deref().filter(|_| secrets) {
+            reader.note_rights(path);
+        }
+        let Read {
+            problems,
+            notes,
+            origins,
+        } = reader.finish();
+        let settings = if problems.is_empty() {
+            Ok(settings)
+        } else {
+            Err(ConfigError(problems))
+        };
+        Checked {
+            settings,
+            file: path,
+            origins,
+            notes,
+        }
     }
+}
+
+/// Says where, and never shows the line: a secret may stand in it.
+fn no_toml(text: &str, path: Option<&Path>, error: &toml::de::Error) -> ConfigError {
+    let line = error
+        .span()
+        .and_then(|span| text.get(..span.start))
+        .map_or(1, |before| before.matches('\n').count() + 1);
+    let setting = path.map_or_else(
+        || "the settings file".to_owned(),
+        |path| path.display().to_string(),
+    );
+    ConfigError(vec![SettingProblem {
+        setting,
+        problem: format!("is no TOML: line {line}: {}", error.message()),
+        allowed: "see config/chargehand.toml".to_owned(),
+    }])
+}
+
+/// Whether a secret stands in the file itself, by the names of its entries.
+fn holds_secrets(table: &Table) -> bool {
+    table.iter().any(|(name, value)| {
+        let name = name.to_ascii_lowercase();
+        let named = ["token", "password", "secret", "apikey", "api_key"]
+            .iter()
+            .any(|word| name.contains(word))
+            || name.ends_with("_key");
+        match value {
+            Value::String(text) => named && !name.ends_with("_file") && !text.trim().is_empty(),
+            Value::Table(inner) => holds_secrets(inner),
+            Value::Array(items) => items
+                .iter()
+                .any(|item| item.as_table().is_some_and(holds_secrets)),
+            _ => false,
+        }
+    })
 }
 
 fn read_all(reader: &mut Reader) -> Settings {
     original::apply(reader);
     let defaults = Settings::default();
+    let default_engine = reader
+        .text("engine.default")
+        .unwrap_or(defaults.engine.default);
+    original::limits(reader, &default_engine);
+    // Where tasks are to run in containers, none gets out of them by naming another engine, unless the operator says so.
+    let in_containers = default_engine == "docker";
     Settings {
         server: server(reader, defaults.server),
-        auth: auth(reader),
+        auth: callers::auth(reader, &defaults.auth),
         data: data(reader, &defaults.data),
         tasks: tasks(reader, &defaults.tasks),
+        watchdog: upkeep::watchdog(reader, defaults.watchdog),
+        permissions: upkeep::permissions(reader),
+        retention: upkeep::retention(reader, defaults.retention),
         engine: EngineSettings {
-            default: reader
-                .text("engine.default")
-                .unwrap_or(defaults.engine.default),
+            default: default_engine,
             on_stop: reader.choice(
                 "engine.on_stop",
                 &[
@@ -116,9 +136,11 @@ fn read_all(reader: &mut Reader) -> Settings {
             ),
         },
         engines: EnginesSettings {
-            local: local(reader),
+            local: local(reader, !in_containers),
             remote: remote(reader),
+            docker: docker::docker(reader, in_containers),
         },
+        setup: docker::setup(reader),
         log: LogSettings {
             format: reader.choice(
                 "log.format",
@@ -127,6 +149,8 @@ fn read_all(reader: &mut Reader) -> Settings {
             ),
             level: reader.text("log.level").unwrap_or(defaults.log.level),
         },
+        letta: letta::read(reader),
+        matrix: matrix::matrix(reader),
     }
 }
 
@@ -150,78 +174,22 @@ fn server(reader: &mut Reader, defaults: ServerSettings) -> ServerSettings {
             1..=100_000,
             defaults.max_sessions as u64,
         )),
+        session_idle: Duration::from_secs(reader.number(
+            "server.session_idle_s",
+            60..=604_800,
+            defaults.session_idle.as_secs(),
+        )),
+        read_timeout: Duration::from_secs(reader.number(
+            "server.read_timeout_s",
+            1..=3_600,
+            defaults.read_timeout.as_secs(),
+        )),
+        tool_prefix: letta::tool_prefix(reader),
     }
 }
 
 fn size(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
-}
-
-fn auth(reader: &mut Reader) -> AuthSettings {
-    let mut tokens: Vec<TokenSettings> = reader
-        .tables("auth.tokens")
-        .into_iter()
-        .enumerate()
-        .filter_map(|(index, table)| token(reader, index, table))
-        .collect();
-    if let Some(secret) = reader.secret("auth.token", "auth.token_file") {
-        tokens.push(TokenSettings {
-            name: "default".to_owned(),
-            token: secret,
-            role: TokenRole::Operator,
-        });
-    }
-    AuthSettings { tokens }
-}
-
-fn token(reader: &mut Reader, index: usize, mut table: Table) -> Option<TokenSettings> {
-    let at = |field: &str| format!("auth.tokens[{index}].{field}");
-    let mut text = |field: &str| match table.remove(field) {
-        Some(Value::String(text)) if !text.trim().is_empty() => Some(text.trim().to_owned()),
-        _ => None,
-    };
-    let (name, token, file, role) = (
-        text("name"),
-        text("token"),
-        text("token_file"),
-        text("role"),
-    );
-    let name = name.filter(|name| name.chars().count() <= 64 && !name.contains('/'));
-    if name.is_none() {
-        reader.problem(
-            at("name"),
-            "is missing",
-            "a text of 1 to 64 characters without /",
-        );
-    }
-    let token = match (token, file) {
-        (Some(token), None) => Some(Secret::new(token)),
-        (None, Some(file)) => reader.secret_file(&at("token_file"), Path::new(&file)),
-        _ => {
-            reader.problem(
-                at("token"),
-                "is missing, or given twice",
-                "exactly one of token and token_file",
-            );
-            None
-        }
-    };
-    let role = match role.as_deref() {
-        None | Some("caller") => Some(TokenRole::Caller),
-        Some("operator") => Some(TokenRole::Operator),
-        Some(other) => {
-            reader.problem(at("role"), format!("is \"{other}\""), "caller or operator");
-            None
-        }
-    };
-    for field in table.keys() {
-        reader.problem(at(field), "is no setting", "name, token, token_file, role");
-    }
-    Some(TokenSettings {
-        name: name?,
-        token: token?,
-        role: role?,
-    })
 }
 
 fn data(reader: &mut Reader, defaults: &DataSettings) -> DataSettings {
@@ -245,14 +213,13 @@ fn tasks(reader: &mut Reader, defaults: &TaskSettings) -> TaskSettings {
     let seconds = |reader: &mut Reader, path, range, default: Duration| {
         Duration::from_secs(reader.number(path, range, default.as_secs()))
     };
+    let max_queued = reader.number("tasks.max_queued", 1..=100_000, defaults.max_queued.into());
+    let queued_per_caller = reader.number("tasks.max_queued_per_caller", 1..=100_000, max_queued);
     TaskSettings {
         max_running: small(max_running),
         max_running_per_caller: small(per_caller),
-        max_queued: small(reader.number(
-            "tasks.max_queued",
-            1..=100_000,
-            defaults.max_queued.into(),
-        )),
+        max_queued: small(max_queued),
+        max_queued_per_caller: small(queued_per_caller),
         default_timeout_ms: reader.number(
             "tasks.default_timeout_ms",
             1_000..=86_400_000,
@@ -290,23 +257,42 @@ fn tasks(reader: &mut Reader, defaults: &TaskSettings) -> TaskSettings {
             defaults.request_expiry,
         ),
         max_resumes: small(reader.number("tasks.max_resumes", 0..=20, defaults.max_resumes.into())),
-        max_unfinished: small(reader.number(
-            "tasks.max_unfinished",
-            1..=100,
-            defaults.max_unfinished.into(),
-        )),
         stop_timeout: seconds(
             reader,
             "tasks.stop_timeout_s",
             1..=60,
             defaults.stop_timeout,
         ),
+        allowed_sources: allowed_sources(reader),
+        max_read_bytes: reader.number(
+            "tasks.max_read_bytes",
+            1_024..=1_000_000,
+            defaults.max_read_bytes,
+        ),
     }
 }
 
-fn local(reader: &mut Reader) -> Option<LocalEngineSettings> {
+fn allowed_sources(reader: &mut Reader) -> Option<Vec<PathBuf>> {
+    const PATH: &str = "tasks.allowed_sources";
+    let listed = reader.is_set(PATH);
+    let directories: Vec<PathBuf> = reader
+        .list(PATH)
+        .iter()
+        .map(|text| reader.at_home(text))
+        .collect();
+    for directory in directories.iter().filter(|path| !path.is_absolute()) {
+        reader.problem(
+            PATH,
+            format!("contains \"{}\"", directory.display()),
+            "absolute paths",
+        );
+    }
+    listed.then_some(directories)
+}
+
+fn local(reader: &mut Reader, unless_said: bool) -> Option<LocalEngineSettings> {
     let defaults = LocalEngineSettings::default();
-    let enabled = reader.flag("engines.local.enabled", true);
+    let enabled = reader.flag("engines.local.enabled", unless_said);
     let engine = LocalEngineSettings {
         opencode: reader.path("engines.local.opencode"),
         version: reader
@@ -314,16 +300,35 @@ fn local(reader: &mut Reader) -> Option<LocalEngineSettings> {
             .unwrap_or(defaults.version),
         model: model(reader, "engines.local.model"),
         small_model: model(reader, "engines.local.small_model"),
-        opencode_config: match serde_json::to_value(reader.table("engines.local.opencode_config")) {
-            Ok(serde_json::Value::Object(map)) => map,
-            _ => defaults.opencode_config,
-        },
-        env: worker_env(reader),
+        opencode_config: opencode_config(reader, "engines.local.opencode_config"),
+        env: worker_env(reader, "engines.local.env"),
+        max_directories: u32::try_from(reader.number(
+            "engines.local.max_directories",
+            1..=10_000,
+            defaults.max_directories.into(),
+        ))
+        .unwrap_or(defaults.max_directories),
+        max_memory: docker::size(
+            reader,
+            "engines.local.max_memory",
+            256 << 20,
+            defaults.max_memory,
+        ),
     };
     enabled.then_some(engine)
 }
 
-fn model(reader: &mut Reader, path: &'static str) -> Option<String> {
+pub(super) fn opencode_config(
+    reader: &mut Reader,
+    path: &'static str,
+) -> serde_json::Map<String, serde_json::Value> {
+    match serde_json::to_value(reader.table(path)) {
+        Ok(serde_json::Value::Object(map)) => map,
+        _ => serde_json::Map::new(),
+    }
+}
+
+pub(super) fn model(reader: &mut Reader, path: &'static str) -> Option<String> {
     let model = reader.text(path)?;
     let sound = model
         .split_once('/')
@@ -334,10 +339,10 @@ fn model(reader: &mut Reader, path: &'static str) -> Option<String> {
     Some(model)
 }
 
-fn worker_env(reader: &mut Reader) -> BTreeMap<String, Secret> {
+pub(super) fn worker_env(reader: &mut Reader, path: &'static str) -> BTreeMap<String, Secret> {
     let mut env = BTreeMap::new();
-    for (name, value) in reader.table("engines.local.env") {
-        let at = format!("engines.local.env.{name}");
+    for (name, value) in reader.table(path) {
+        let at = format!("{path}.{name}");
         let file = value
             .as_table()
             .filter(|table| table.len() == 1)
@@ -469,6 +474,18 @@ fn rules(settings: &Settings, reader: &mut Reader) {
                 format!("token \"{}\"", token.name),
                 "is shorter than 16 bytes",
                 "a long random text, such as from `openssl rand -hex 32`",
+            );
+        }
+        let sendable = token
+            .token
+            .expose()
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic());
+        if !sendable {
+            reader.problem(
+                format!("token \"{}\"", token.name),
+                "contains a space, a line break or a character that is not ASCII: no client could send it",
+                "letters, digits and signs, such as from `openssl rand -hex 32`",
             );
         }
         let twice = settings

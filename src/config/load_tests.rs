@@ -19,7 +19,7 @@ fn load(file: &str, env: &[(&str, &str)]) -> Result<Settings, String> {
     Settings::load(Sources {
         file: file.to_owned(),
         env: pairs(env),
-        flags: BTreeMap::new(),
+        ..Sources::default()
     })
     .map_err(|error| error.to_string())
 }
@@ -80,6 +80,7 @@ fn flags_win_over_environment_over_file() {
             ("CHARGEHAND_LOG_LEVEL", "debug"),
         ]),
         flags: pairs(&[("log.level", "trace")]),
+        ..Sources::default()
     })
     .unwrap();
     assert_eq!(settings.tasks.max_running, 5);
@@ -142,9 +143,52 @@ fn wrong_settings_name_themselves_and_what_is_allowed() {
             vec!["engine.default", "local", "not configured"],
         ),
         (
-            "[engine]\ndefault = \"docker\"",
+            "[engine]\ndefault = \"podman\"",
             vec![],
-            vec!["engine.default", "docker", "local"],
+            vec!["engine.default", "podman", "local"],
+        ),
+        (
+            "[engine]\ndefault = \"docker\"\n[engines.docker]\nenabled = false",
+            vec![],
+            vec!["engine.default", "docker", "not configured"],
+        ),
+        (
+            "[engines.docker]\nmemory = \"2 apples\"",
+            vec![],
+            vec!["engines.docker.memory", "2 apples", "512m"],
+        ),
+        (
+            "[engines.docker]\nmemory = \"100m\"",
+            vec![],
+            vec!["engines.docker.memory", "256m or more"],
+        ),
+        (
+            "[engines.docker]\ncpus = 0",
+            vec![],
+            vec!["engines.docker.cpus", "from 0.1"],
+        ),
+        (
+            "[engines.docker]\nuser = \"0:0\"",
+            vec![],
+            vec!["engines.docker.user", "never root"],
+        ),
+        (
+            "[engines.docker]\nnetwork = \"host\"",
+            vec![],
+            vec!["engines.docker.network", "host", "no sandbox"],
+        ),
+        (
+            "[engines.docker]\nhost = \"localhost\"",
+            vec![],
+            vec!["engines.docker.host", "unix://"],
+        ),
+        (
+            "[engines.docker]\ntls_ca = \"/ca.pem\"",
+            vec![],
+            vec![
+                "engines.docker.tls_ca",
+                "all of tls_ca, tls_cert and tls_key",
+            ],
         ),
         (
             "[engines.remote]\nurl = \"ftp://x\"",
@@ -188,19 +232,60 @@ fn wrong_settings_name_themselves_and_what_is_allowed() {
         ),
         (
             "",
-            vec![("OPENCODE_SERVER_ENABLED", "false")],
+            vec![("RUNNER_MEMORY_LIMIT", "much")],
+            vec!["engines.docker.memory", "RUNNER_MEMORY_LIMIT", "much"],
+        ),
+        (
+            "",
+            vec![("OPENCODE_SERVER_ENABLED", "yes")],
+            vec!["OPENCODE_SERVER_ENABLED", "yes", "true or false"],
+        ),
+        (
+            "",
+            vec![("MATRIX_ENABLED", "true")],
+            if cfg!(feature = "matrix") {
+                vec!["matrix.homeserver_url", "matrix.access_token", "missing"]
+            } else {
+                vec![
+                    "MATRIX_ENABLED",
+                    "without Matrix rooms",
+                    "--features matrix",
+                ]
+            },
+        ),
+        (
+            "",
+            vec![("MAX_TASK_FILE_SIZE", "big")],
+            vec!["tasks.max_read_bytes", "MAX_TASK_FILE_SIZE", "big", "1024"],
+        ),
+        (
+            "",
+            vec![("CHARGEHAND_SERVER_BNID", "127.0.0.1:1")],
             vec![
-                "engine.default",
-                "docker",
-                "CHARGEHAND_ENGINE_DEFAULT=local",
+                "CHARGEHAND_SERVER_BNID",
+                "did you mean CHARGEHAND_SERVER_BIND?",
             ],
         ),
         (
             "",
-            vec![("RUNNER_IMAGE", "x")],
-            vec!["docker", "RUNNER_IMAGE"],
+            vec![("CHARGEHAND_PORT", "4000")],
+            vec!["CHARGEHAND_PORT", "no setting", "CHARGEHAND_SECTION_NAME"],
         ),
-        ("not toml at all", vec![], vec!["no TOML"]),
+        (
+            "",
+            vec![("CHARGEHAND_AUTH_TOKEN", " ")],
+            vec!["CHARGEHAND_AUTH_TOKEN", "is empty"],
+        ),
+        (
+            "[auth]\ntoken = \"0123456789 abcdef\"",
+            vec![],
+            vec!["token \"default\"", "contains a space"],
+        ),
+        (
+            "[tasks]\nmax_running = 3\nnot toml at all",
+            vec![],
+            vec!["no TOML", "line 3"],
+        ),
     ] {
         let error = load(file, &env).unwrap_err();
         for part in parts {
@@ -292,4 +377,130 @@ fn data_lives_where_the_system_says() {
         .data;
     assert_eq!(xdg.dir, PathBuf::from("/data/chargehand"));
     assert_eq!(xdg.workdirs, PathBuf::from("/data/chargehand/workdirs"));
+}
+
+#[test]
+fn text_from_outside_may_be_toml() {
+    let settings = load(
+        "",
+        &[
+            ("CHARGEHAND_TASKS_ALLOWED_SOURCES", "[\"/a,b\", \"/c\"]"),
+            ("CHARGEHAND_SERVER_ALLOWED_HOSTS", "a.example, b.example"),
+            ("CHARGEHAND_ENGINES_LOCAL_ENV", "{ KEY = \"v\" }"),
+            (
+                "CHARGEHAND_ENGINES_LOCAL_OPENCODE_CONFIG",
+                "share = \"disabled\"",
+            ),
+            (
+                "CHARGEHAND_AUTH_TOKENS",
+                "[{ name = \"a\", token = \"0123456789abcdef\" }]",
+            ),
+        ],
+    )
+    .unwrap();
+    let allowed = settings.tasks.allowed_sources.unwrap();
+    assert_eq!(allowed, [PathBuf::from("/a,b"), PathBuf::from("/c")]);
+    assert_eq!(settings.server.allowed_hosts, ["a.example", "b.example"]);
+    let local = settings.engines.local.unwrap();
+    assert_eq!(local.env["KEY"].expose(), "v");
+    assert_eq!(local.opencode_config["share"], "disabled");
+    assert_eq!(settings.auth.tokens[0].role, TokenRole::Caller);
+    let none = load("", &[("CHARGEHAND_TASKS_ALLOWED_SOURCES", "[]")]).unwrap();
+    assert_eq!(none.tasks.allowed_sources, Some(Vec::new()));
+}
+
+#[test]
+fn the_originals_directories_and_sizes_are_honoured() {
+    let settings = load(
+        "",
+        &[
+            ("WORKSPACE_DIR", "/opt/stacks"),
+            ("MAX_TASK_FILE_SIZE", "5000"),
+        ],
+    )
+    .unwrap();
+    assert_eq!(settings.data.workdirs, PathBuf::from("/opt/stacks"));
+    assert_eq!(settings.tasks.max_read_bytes, 5_000);
+    let larger = load("", &[("MAX_TASK_FILE_SIZE", "5000000")]).unwrap();
+    assert_eq!(larger.tasks.max_read_bytes, 1_000_000);
+}
+
+#[test]
+fn a_server_that_is_only_named_is_an_engine_but_not_the_default() {
+    let settings = load("", &[("OPENCODE_SERVER_URL", "http://opencode:3100")]).unwrap();
+    assert_eq!(settings.engine.default, "local");
+    assert!(settings.engines.remote.is_some());
+}
+
+#[test]
+fn what_asks_for_containers_gets_them_and_no_way_around_them() {
+    let load = |env: &[(&str, &str)]| load("", env).unwrap();
+    for asks in [
+        vec![("OPENCODE_SERVER_ENABLED", "false")],
+        vec![("RUNNER_IMAGE", "own-image")],
+        vec![("RUNNER_CPU_LIMIT", "0.5")],
+        vec![("CHARGEHAND_ENGINE_DEFAULT", "docker")],
+    ] {
+        let settings = load(&asks);
+        assert_eq!(settings.engine.default, "docker", "{asks:?}");
+        assert_eq!(settings.engine_names(), ["docker"], "{asks:?}");
+    }
+    let limits = [
+        ("RUNNER_IMAGE", "own-image"),
+        ("RUNNER_CPU_LIMIT", "0.5"),
+        ("RUNNER_MEMORY_LIMIT", "512m"),
+    ];
+    let docker = load(&limits).engines.docker.unwrap();
+    assert_eq!(
+        (docker.image.as_str(), docker.cpus, docker.memory),
+        ("own-image", 0.5, 512 << 20)
+    );
+    // Whoever wants both says so.
+    let both = load(&[
+        ("RUNNER_IMAGE", "own-image"),
+        ("CHARGEHAND_ENGINES_LOCAL_ENABLED", "true"),
+    ]);
+    assert_eq!(both.engine_names(), ["local", "docker"]);
+    assert_eq!(load(&[]).engine_names(), ["local"]);
+}
+
+#[cfg(feature = "matrix")]
+#[test]
+fn rooms_are_as_the_original_or_our_settings_say() {
+    let original = [
+        ("MATRIX_ENABLED", "true"),
+        ("MATRIX_HOMESERVER_URL", "https://matrix.example.org"),
+        ("MATRIX_ACCESS_TOKEN", "secret"),
+        ("MATRIX_USER_ID", "@bot:example.org"),
+        (
+            "MATRIX_DEFAULT_HUMAN_OBSERVERS",
+            "@anna:example.org, @bob:example.org",
+        ),
+    ];
+    let settings = load("", &original).unwrap();
+    let tree = settings.tree(chargehand_actors::id::InstanceId("i".to_owned()));
+    let matrix = settings.matrix.unwrap();
+    assert_eq!(matrix.homeserver, "https://matrix.example.org/");
+    assert_eq!(matrix.access_token.unwrap().expose(), "secret");
+    assert_eq!(
+        tree.rooms.observers,
+        ["@anna:example.org", "@bob:example.org"]
+    );
+    let file = "[matrix]\nenabled = true\nhomeserver_url = \"http://127.0.0.1:8008\"\n";
+    for (more, words) in [
+        ("", "matrix.access_token is missing"),
+        ("password = \"x\"", "matrix.user_id is missing"),
+        (
+            "access_token = \"x\"\nencrypt_rooms = true",
+            "cannot sign its own device",
+        ),
+        ("access_token = \"x\"\noperators = [\"anna\"]", "Matrix ids"),
+        (
+            "access_token = \"x\"\n[matrix.owners]\nlocal = \"anna\"",
+            "is no Matrix id",
+        ),
+    ] {
+        let error = load(&format!("{file}{more}"), &[]).unwrap_err();
+        assert!(error.contains(words), "{error}");
+    }
 }

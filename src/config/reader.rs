@@ -1,16 +1,27 @@
 //! Reads single settings by path from flags, environment and file, and collects every problem instead of stopping at the first.
 //!
-//! In: the merged sources. Out: typed values; at the end [`ConfigError`] with all that is wrong, unknown settings included.
+//! In: the merged sources. Out: typed values; at the end [`Read`] with all that is wrong (unknown settings and variables
+//! included), where each value came from, and what a person should know.
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
+use std::io::Read as _;
 use std::ops::RangeInclusive;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
 use super::Secret;
+use super::checked::{Note, Origin, Weight};
+use super::variables::{PREFIX, is_no_setting, variable_name};
 use crate::nearest::nearest;
+
+/// A file that holds a secret is not longer than this.
+const SECRET_LIMIT: u64 = 64 * 1024;
+/// Where container runtimes put secrets; they choose the rights, and nobody else is in the container.
+const MOUNTED_SECRETS: &str = "/run/secrets";
 
 /// One wrong setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,10 +59,22 @@ pub(super) struct Reader {
     flags: BTreeMap<String, String>,
     implied: BTreeMap<&'static str, (String, &'static str)>,
     problems: Vec<SettingProblem>,
-    known: Vec<&'static str>,
+    notes: Vec<Note>,
+    /// Every setting that was asked for so far, and where its value came from.
+    origins: BTreeMap<&'static str, Origin>,
 }
 
-/// A value and where it came from.
+/// What reading found out beside the values.
+pub(super) struct Read {
+    /// Everything that is wrong.
+    pub(super) problems: Vec<SettingProblem>,
+    /// What to know.
+    pub(super) notes: Vec<Note>,
+    /// Every setting, and where its value came from.
+    pub(super) origins: BTreeMap<&'static str, Origin>,
+}
+
+/// A value and where it came from, for a person.
 struct Found {
     value: Value,
     from: String,
@@ -69,8 +92,23 @@ impl Reader {
             flags,
             implied: BTreeMap::new(),
             problems: Vec::new(),
-            known: Vec::new(),
+            notes: Vec::new(),
+            origins: BTreeMap::new(),
         }
+    }
+
+    /// Records what a person should know.
+    pub(super) fn note(
+        &mut self,
+        weight: Weight,
+        about: impl Into<String>,
+        text: impl Into<String>,
+    ) {
+        self.notes.push(Note {
+            about: about.into(),
+            text: text.into(),
+            weight,
+        });
     }
 
     /// Records a problem found by a rule that joins several settings.
@@ -105,35 +143,43 @@ impl Reader {
 
     /// Sets a value below flags and `CHARGEHAND_*`, above the file; `theirs` is the variable of the original that says so.
     pub(super) fn imply(&mut self, path: &'static str, value: String, theirs: &'static str) {
+        let ours = variable_name(path);
+        if self.flags.contains_key(path) || self.variable(&ours).is_some() {
+            let winner = if self.flags.contains_key(path) {
+                "a flag"
+            } else {
+                ours.as_str()
+            };
+            self.note(
+                Weight::Remark,
+                theirs,
+                format!("is not used: {winner} sets {path}"),
+            );
+        }
         self.implied.insert(path, (value, theirs));
     }
 
     fn find(&mut self, path: &'static str) -> Option<Found> {
-        self.known.push(path);
         let in_file = take(&mut self.file, path);
-        if let Some(text) = self.flags.remove(path) {
-            return Some(Found {
-                value: Value::String(text),
-                from: format!("{path} (flag)"),
-            });
-        }
         let name = variable_name(path);
-        if let Some(text) = self.variable(&name) {
-            return Some(Found {
-                value: Value::String(text),
-                from: format!("{path} ({name})"),
-            });
-        }
-        if let Some((text, theirs)) = self.implied.remove(path) {
-            return Some(Found {
-                value: Value::String(text),
-                from: format!("{path} ({theirs})"),
-            });
-        }
-        in_file.map(|value| Found {
-            value,
-            from: path.to_owned(),
-        })
+        let (value, origin) = if let Some(text) = self.flags.remove(path) {
+            (Value::String(text), Origin::Flag)
+        } else if let Some(text) = self.variable(&name) {
+            (Value::String(text), Origin::Variable(name))
+        } else if let Some((text, theirs)) = self.implied.remove(path) {
+            (Value::String(text), Origin::Variable(theirs.to_owned()))
+        } else if let Some(value) = in_file {
+            (value, Origin::File)
+        } else {
+            self.origins.insert(path, Origin::Default);
+            return None;
+        };
+        let from = match &origin {
+            Origin::Flag | Origin::Variable(_) => format!("{path} ({origin})"),
+            Origin::File | Origin::Default => path.to_owned(),
+        };
+        self.origins.insert(path, origin);
+        Some(Found { value, from })
     }
 
     fn parse<T>(
@@ -160,6 +206,13 @@ impl Reader {
         })
     }
 
+    /// A text that may be empty.
+    pub(super) fn word(&mut self, path: &'static str) -> Option<String> {
+        self.parse(path, "a text", |value| {
+            value.as_str().map(|text| text.trim().to_owned())
+        })
+    }
+
     pub(super) fn parsed<T: std::str::FromStr>(
         &mut self,
         path: &'static str,
@@ -181,6 +234,25 @@ impl Reader {
                 Value::String(text) => text.trim().parse().ok(),
                 _ => None,
             };
+            number.filter(|number| range.contains(number))
+        })
+        .unwrap_or(default)
+    }
+
+    pub(super) fn decimal(
+        &mut self,
+        path: &'static str,
+        range: RangeInclusive<f64>,
+        default: f64,
+    ) -> f64 {
+        let allowed = format!("a number from {} to {}", range.start(), range.end());
+        self.parse(path, &allowed, |value| {
+            let text = match value {
+                Value::String(text) => text.trim().to_owned(),
+                Value::Integer(_) | Value::Float(_) => value.to_string(),
+                _ => return None,
+            };
+            let number = text.parse().ok();
             number.filter(|number| range.contains(number))
         })
         .unwrap_or(default)
@@ -212,13 +284,19 @@ impl Reader {
         .unwrap_or(default)
     }
 
-    /// A list; one text is split at commas.
+    /// A list; one text is read as a TOML list when it begins like one, else split at commas.
     pub(super) fn list(&mut self, path: &'static str) -> Vec<String> {
-        self.parse(path, "a list of texts", |value| match value {
-            Value::Array(items) => items
+        let texts = |items: &[Value]| {
+            items
                 .iter()
                 .map(|item| item.as_str().map(str::to_owned))
-                .collect(),
+                .collect()
+        };
+        self.parse(path, "a list of texts", |value| match value {
+            Value::Array(items) => texts(items),
+            Value::String(text) if text.trim_start().starts_with('[') => {
+                texts(inline(text)?.as_array()?)
+            }
             Value::String(text) => Some(
                 text.split(',')
                     .map(str::trim)
@@ -231,14 +309,17 @@ impl Reader {
         .unwrap_or_default()
     }
 
-    /// A table; text is read as TOML. Its content may be secret and is not shown.
+    /// A table; text is read as TOML, lines or inline. Its content may be secret and is not shown.
     pub(super) fn table(&mut self, path: &'static str) -> Table {
         let Some(Found { value, from }) = self.find(path) else {
             return Table::new();
         };
         let table = match value {
             Value::Table(table) => Some(table),
-            Value::String(text) => text.parse().ok(),
+            Value::String(text) => match inline(&text) {
+                Some(Value::Table(table)) => Some(table),
+                _ => text.parse().ok(),
+            },
             _ => None,
         };
         table.unwrap_or_else(|| {
@@ -247,13 +328,19 @@ impl Reader {
         })
     }
 
-    /// A list of tables. Its content may be secret and is not shown.
+    /// A list of tables; text is read as TOML. Its content may be secret and is not shown.
     pub(super) fn tables(&mut self, path: &'static str) -> Vec<Table> {
         let Some(Found { value, from }) = self.find(path) else {
             return Vec::new();
         };
+        let value = match value {
+            Value::String(text) => inline(&text),
+            other => Some(other),
+        };
         let tables = match value {
-            Value::Array(items) => items.iter().map(|item| item.as_table().cloned()).collect(),
+            Some(Value::Array(items)) => {
+                items.iter().map(|item| item.as_table().cloned()).collect()
+            }
             _ => None,
         };
         tables.unwrap_or_else(|| {
@@ -264,8 +351,34 @@ impl Reader {
 
     /// A secret given as it is, or as the name of a file that holds it.
     pub(super) fn secret(&mut self, path: &'static str, file: &'static str) -> Option<Secret> {
+        self.secret_and_file(path, file).map(|(secret, _)| secret)
+    }
+
+    /// The same, with the file that it came from.
+    pub(super) fn secret_and_file(
+        &mut self,
+        path: &'static str,
+        file: &'static str,
+    ) -> Option<(Secret, Option<PathBuf>)> {
+        // A variable that was meant to be filled in and was not would leave the door open.
+        for name in [variable_name(path), variable_name(file)] {
+            if self
+                .env
+                .get(&name)
+                .is_some_and(|value| value.trim().is_empty())
+            {
+                self.problem(name, "is empty", "a value, or no such variable");
+            }
+        }
         let direct = self.find(path);
         let file = self.find(file);
+        if direct.is_some() && self.origins.get(path) == Some(&Origin::Flag) {
+            self.note(
+                Weight::Warning,
+                path,
+                "is given on the command line, where every user of this machine can read it; give a file or a variable",
+            );
+        }
         match (direct, file) {
             (Some(_), Some(file)) => {
                 self.problem(
@@ -276,14 +389,18 @@ impl Reader {
                 None
             }
             (Some(Found { value, from }), None) => match value {
-                Value::String(text) if !text.trim().is_empty() => Some(Secret::new(text)),
+                Value::String(text) if !text.trim().is_empty() => Some((Secret::new(text), None)),
                 _ => {
                     self.problem(from, "is empty or no text", "a text");
                     None
                 }
             },
             (None, Some(Found { value, from })) => match value.as_str() {
-                Some(name) => self.secret_file(&from, Path::new(name)),
+                Some(name) => {
+                    let path = self.at_home(name);
+                    let secret = self.secret_file(&from, &path)?;
+                    Some((secret, Some(path)))
+                }
                 None => {
                     self.problem(from, "is no text", "the path of a file");
                     None
@@ -293,26 +410,39 @@ impl Reader {
         }
     }
 
-    /// The content of a file that holds a secret, without the line end.
+    /// The content of a file that holds a secret, without the line end. `~/` is the home directory.
     pub(super) fn secret_file(&mut self, setting: &str, path: &Path) -> Option<Secret> {
-        match std::fs::read_to_string(path) {
-            Ok(text) if !text.trim().is_empty() => Some(Secret::new(text.trim().to_owned())),
-            Ok(_) => {
-                self.problem(
-                    setting,
-                    format!("names {}, which is empty", path.display()),
-                    "a file that holds the secret",
-                );
-                None
+        let path = self.at_home(&path.to_string_lossy());
+        let problem = match read_secret(&path) {
+            Ok(text) if text.trim().is_empty() => "which is empty".to_owned(),
+            Ok(text) => {
+                self.note_rights(&path);
+                return Some(Secret::new(text.trim().to_owned()));
             }
-            Err(error) => {
-                self.problem(
-                    setting,
-                    format!("names {}, which cannot be read ({error})", path.display()),
-                    "a file that holds the secret",
-                );
-                None
-            }
+            Err(error) => format!("which cannot be read ({error})"),
+        };
+        self.problem(
+            setting,
+            format!("names {}, {problem}", path.display()),
+            "a file that holds the secret and nothing else",
+        );
+        None
+    }
+
+    /// Warns when every user of this machine can read the file.
+    pub(super) fn note_rights(&mut self, path: &Path) {
+        let open = std::fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o004 != 0);
+        let about = path.display().to_string();
+        let noted = self.notes.iter().any(|note| note.about == about);
+        if open && !noted && !path.starts_with(MOUNTED_SECRETS) {
+            self.note(
+                Weight::Warning,
+                about,
+                format!(
+                    "holds a secret and can be read by every user of this machine; chmod 600 {}",
+                    path.display()
+                ),
+            );
         }
     }
 
@@ -330,35 +460,80 @@ impl Reader {
         }
     }
 
-    /// Every problem, unknown settings included; `Ok` when there is none.
-    pub(super) fn finish(mut self) -> Result<(), ConfigError> {
+    /// All that was found out, unknown settings and variables included.
+    pub(super) fn finish(mut self) -> Read {
+        let known: Vec<&str> = self.origins.keys().copied().collect();
         let mut unknown = Vec::new();
         leaves(&self.file, "", &mut unknown);
-        unknown.extend(self.flags.keys().cloned());
+        unknown.extend(self.flags.keys().map(|path| format!("{path} (flag)")));
+        let mut problems = Vec::new();
         for path in unknown {
-            let allowed = match nearest(&path, &self.known) {
+            let bare = path.strip_suffix(" (flag)").unwrap_or(&path);
+            let allowed = match nearest(bare, &known) {
                 Some(near) => format!("did you mean {near}?"),
                 None => "the settings of config/chargehand.toml".to_owned(),
             };
-            self.problem(path, "is no setting", allowed);
+            problems.push((path, "is no setting", allowed));
         }
-        if self.problems.is_empty() {
-            Ok(())
-        } else {
-            Err(ConfigError(self.problems))
+        problems.extend(self.unknown_variables(&known));
+        for (path, problem, allowed) in problems {
+            self.problem(path, problem, allowed);
         }
+        Read {
+            problems: self.problems,
+            notes: self.notes,
+            origins: self.origins,
+        }
+    }
+
+    /// Variables with our prefix that nobody reads.
+    fn unknown_variables(&self, known: &[&str]) -> Vec<(String, &'static str, String)> {
+        let names: Vec<String> = known.iter().map(|path| variable_name(path)).collect();
+        // Without the prefix, or any two would look alike.
+        let bare: Vec<&str> = names
+            .iter()
+            .filter_map(|name| name.strip_prefix(PREFIX))
+            .collect();
+        let unknown = |(name, value): (&String, &String)| {
+            let rest = name.strip_prefix(PREFIX)?;
+            if bare.contains(&rest) || is_no_setting(rest, value) {
+                return None;
+            }
+            let allowed = match nearest(rest, &bare) {
+                Some(near) => format!("did you mean {PREFIX}{near}?"),
+                None => {
+                    format!(
+                        "{PREFIX}SECTION_NAME of a setting in config/chargehand.toml, or unset it"
+                    )
+                }
+            };
+            Some((name.clone(), "is the variable of no setting", allowed))
+        };
+        self.env.iter().filter_map(unknown).collect()
     }
 
     /// Every setting that was asked for so far.
     #[cfg(test)]
     pub(super) fn known(&self) -> Vec<&'static str> {
-        self.known.clone()
+        self.origins.keys().copied().collect()
     }
 }
 
-/// `server.bind` -> `CHARGEHAND_SERVER_BIND`.
-pub(super) fn variable_name(path: &str) -> String {
-    format!("CHARGEHAND_{}", path.replace('.', "_").to_ascii_uppercase())
+/// Text as a TOML value: a list or an inline table.
+fn inline(text: &str) -> Option<Value> {
+    let mut table: Table = format!("value = {}", text.trim()).parse().ok()?;
+    table.remove("value")
+}
+
+fn read_secret(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    let read = File::open(path)?
+        .take(SECRET_LIMIT + 1)
+        .read_to_string(&mut text)?;
+    if read as u64 > SECRET_LIMIT {
+        return Err(std::io::Error::other("it is longer than 64 KiB"));
+    }
+    Ok(text)
 }
 
 fn look_up<'a>(table: &'a Table, path: &str) -> Option<&'a Value> {

@@ -7,11 +7,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use chargehand_actors::command::PermissionRule;
 use chargehand_actors::id::InstanceId;
 use chargehand_actors::ports::StopHow;
-use chargehand_actors::tree::TreeSettings;
+use chargehand_actors::tree::{CallerLimits, RoomSettings, TreeSettings};
 
-use super::Secret;
+use super::{DockerEngineSettings, LettaSettings, MatrixSettings, Secret};
 
 /// Everything that can be set.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,12 +25,24 @@ pub struct Settings {
     pub data: DataSettings,
     /// `[tasks]`
     pub tasks: TaskSettings,
+    /// `[watchdog]`
+    pub watchdog: WatchdogSettings,
+    /// `[permissions]`
+    pub permissions: PermissionSettings,
+    /// `[retention]`
+    pub retention: RetentionSettings,
     /// `[engine]`
     pub engine: EngineSettings,
     /// `[engines.*]`
     pub engines: EnginesSettings,
+    /// `[worker]`: pattern of a source -> commands run before the first prompt, in containers.
+    pub setup: Vec<(String, Vec<String>)>,
     /// `[log]`
     pub log: LogSettings,
+    /// `[letta]`, when it has a URL.
+    pub letta: Option<LettaSettings>,
+    /// `[matrix]`, when it is enabled.
+    pub matrix: Option<MatrixSettings>,
 }
 
 /// `[server]`: where and for whom Chargehand listens.
@@ -45,13 +58,23 @@ pub struct ServerSettings {
     pub max_body_bytes: usize,
     /// MCP sessions at once.
     pub max_sessions: usize,
+    /// A session that was silent for this long is closed.
+    pub session_idle: Duration,
+    /// How long a client may take to send a request's head, and its body.
+    pub read_timeout: Duration,
+    /// What the names of the tools begin with.
+    pub tool_prefix: String,
 }
 
 /// `[auth]`: who may speak.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuthSettings {
     /// The tokens; without any, only loopback is served.
     pub tokens: Vec<TokenSettings>,
+    /// Tool calls a minute of one token; 0 = no limit.
+    pub calls_per_minute: u32,
+    /// MCP sessions of one token at once.
+    pub max_sessions_per_token: u32,
 }
 
 /// One bearer token.
@@ -61,8 +84,27 @@ pub struct TokenSettings {
     pub name: String,
     /// The token itself.
     pub token: Secret,
+    /// The file that it was read from, which is read again when it changes.
+    pub file: Option<PathBuf>,
     /// What it may do.
     pub role: TokenRole,
+    /// The only agents that may speak through it (agent_id and X-Agent-Id); empty = any.
+    pub agents: Vec<String>,
+    /// Its limits, where they differ from everybody's.
+    pub limits: CallerLimitSettings,
+}
+
+/// Limits of one token, where they differ from `[tasks]` and `[auth]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CallerLimitSettings {
+    /// Tasks of each of its callers that run at once.
+    pub max_running: Option<u32>,
+    /// Tasks of each of its callers that wait at once.
+    pub max_queued: Option<u32>,
+    /// Tool calls a minute.
+    pub calls_per_minute: Option<u32>,
+    /// MCP sessions at once.
+    pub max_sessions: Option<u32>,
 }
 
 /// What a token may do.
@@ -92,6 +134,8 @@ pub struct TaskSettings {
     pub max_running_per_caller: u32,
     /// Tasks that wait at once.
     pub max_queued: u32,
+    /// Tasks of one caller that wait at once.
+    pub max_queued_per_caller: u32,
     /// Running time of a task that names none.
     pub default_timeout_ms: u64,
     /// Longest running time that a task may ask for.
@@ -106,10 +150,52 @@ pub struct TaskSettings {
     pub request_expiry: Duration,
     /// How often a lost run is continued.
     pub max_resumes: u32,
-    /// Model steps without a proper end that are taken for an endless loop.
-    pub max_unfinished: u32,
     /// How long each actor may take to stop.
     pub stop_timeout: Duration,
+    /// Directories on this machine that a task may be a copy of or clone from (they and what is below); `None` = any where
+    /// only this machine's own user can call, none where others can.
+    pub allowed_sources: Option<Vec<PathBuf>>,
+    /// Bytes of a file that one call may read.
+    pub max_read_bytes: u64,
+}
+
+/// `[watchdog]`: what ends a run that does not end by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WatchdogSettings {
+    /// A silent run is warned about after this; zero = never.
+    pub silence_warn: Duration,
+    /// A silent run is asked to go on after this; zero = never.
+    pub silence_nudge: Duration,
+    /// A silent run is ended after this; zero = never.
+    pub silence_fail: Duration,
+    /// Model steps of a task; 0 = no limit.
+    pub max_steps: u32,
+    /// How often in a row the provider may make the worker wait; 0 = no limit.
+    pub max_provider_retries: u32,
+    /// Model steps without a proper end that are taken for an endless loop.
+    pub max_unfinished: u32,
+}
+
+/// `[permissions]`: rules as `permission` or `permission:pattern`. A denial wins over a question, that over a grant.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PermissionSettings {
+    /// Granted without asking.
+    pub allow: Vec<PermissionRule>,
+    /// Asked of whoever is attached.
+    pub ask: Vec<PermissionRule>,
+    /// Refused.
+    pub deny: Vec<PermissionRule>,
+}
+
+/// `[retention]`: how long what has ended is kept, and how full the disk may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetentionSettings {
+    /// The record of a task; zero = for ever.
+    pub tasks: Duration,
+    /// Its workdir, baseline, patch and output; zero = as long as its record.
+    pub files: Duration,
+    /// Free bytes below which no new task is accepted, on each disk that is used.
+    pub min_free_bytes: u64,
 }
 
 /// `[engine]`: which engine runs tasks.
@@ -128,6 +214,8 @@ pub struct EnginesSettings {
     pub local: Option<LocalEngineSettings>,
     /// `[engines.remote]`, when it has a URL.
     pub remote: Option<RemoteEngineSettings>,
+    /// `[engines.docker]`, when enabled.
+    pub docker: Option<DockerEngineSettings>,
 }
 
 /// `[engines.local]`: an OpenCode of our own.
@@ -145,6 +233,10 @@ pub struct LocalEngineSettings {
     pub opencode_config: serde_json::Map<String, serde_json::Value>,
     /// Environment variables of the worker; nothing else is inherited.
     pub env: BTreeMap<String, Secret>,
+    /// Directories that one worker serves; the next one goes to a new worker.
+    pub max_directories: u32,
+    /// Bytes of memory of a worker from which on new tasks go to a new one.
+    pub max_memory: u64,
 }
 
 /// `[engines.remote]`: an OpenCode server of somebody else.
@@ -193,9 +285,41 @@ impl Settings {
             hard_deadline: self.tasks.hard_deadline,
             request_expiry: self.tasks.request_expiry,
             max_resumes: self.tasks.max_resumes,
-            max_unfinished: self.tasks.max_unfinished,
+            max_queued_per_caller: self.tasks.max_queued_per_caller,
+            caller_limits: self.caller_limits(),
+            max_unfinished: self.watchdog.max_unfinished,
+            silence_warn: self.watchdog.silence_warn,
+            silence_nudge: self.watchdog.silence_nudge,
+            silence_fail: self.watchdog.silence_fail,
+            max_steps: self.watchdog.max_steps,
+            max_provider_retries: self.watchdog.max_provider_retries,
+            keep_tasks: self.retention.tasks,
+            keep_files: self.retention.files,
+            memory: self
+                .letta
+                .as_ref()
+                .map(|letta| letta.pace)
+                .unwrap_or_default(),
             stop_timeout: self.tasks.stop_timeout,
+            rooms: self
+                .matrix
+                .as_ref()
+                .map_or_else(RoomSettings::default, |matrix| matrix.rooms.clone()),
         }
+    }
+
+    fn caller_limits(&self) -> BTreeMap<String, CallerLimits> {
+        let differs = |token: &&TokenSettings| {
+            token.limits.max_running.is_some() || token.limits.max_queued.is_some()
+        };
+        let limits = |token: &TokenSettings| CallerLimits {
+            running: token.limits.max_running,
+            queued: token.limits.max_queued,
+        };
+        let tokens = self.auth.tokens.iter().filter(differs);
+        tokens
+            .map(|token| (token.name.clone(), limits(token)))
+            .collect()
     }
 
     /// Names of the engines that are configured.
@@ -206,6 +330,9 @@ impl Settings {
         }
         if self.engines.remote.is_some() {
             names.push("remote");
+        }
+        if self.engines.docker.is_some() {
+            names.push("docker");
         }
         names
     }
@@ -222,6 +349,9 @@ impl Default for Settings {
                 allowed_origins: Vec::new(),
                 max_body_bytes: 4 * 1024 * 1024,
                 max_sessions: 1_000,
+                session_idle: Duration::from_secs(7_200),
+                read_timeout: Duration::from_secs(30),
+                tool_prefix: String::new(),
             },
             auth: AuthSettings::default(),
             data: DataSettings {
@@ -239,8 +369,24 @@ impl Default for Settings {
                 hard_deadline: tree.hard_deadline,
                 request_expiry: tree.request_expiry,
                 max_resumes: tree.max_resumes,
-                max_unfinished: tree.max_unfinished,
+                max_queued_per_caller: tree.max_queued_per_caller,
                 stop_timeout: tree.stop_timeout,
+                allowed_sources: None,
+                max_read_bytes: 1_000_000,
+            },
+            watchdog: WatchdogSettings {
+                silence_warn: tree.silence_warn,
+                silence_nudge: tree.silence_nudge,
+                silence_fail: tree.silence_fail,
+                max_steps: tree.max_steps,
+                max_provider_retries: tree.max_provider_retries,
+                max_unfinished: tree.max_unfinished,
+            },
+            permissions: PermissionSettings::default(),
+            retention: RetentionSettings {
+                tasks: tree.keep_tasks,
+                files: tree.keep_files,
+                min_free_bytes: 512 << 20,
             },
             engine: EngineSettings {
                 default: "local".to_owned(),
@@ -249,11 +395,25 @@ impl Default for Settings {
             engines: EnginesSettings {
                 local: Some(LocalEngineSettings::default()),
                 remote: None,
+                docker: None,
             },
+            setup: Vec::new(),
             log: LogSettings {
                 format: LogFormat::Text,
                 level: "info".to_owned(),
             },
+            letta: None,
+            matrix: None,
+        }
+    }
+}
+
+impl Default for AuthSettings {
+    fn default() -> Self {
+        Self {
+            tokens: Vec::new(),
+            calls_per_minute: 0,
+            max_sessions_per_token: 200,
         }
     }
 }
@@ -267,6 +427,8 @@ impl Default for LocalEngineSettings {
             small_model: None,
             opencode_config: serde_json::Map::new(),
             env: BTreeMap::new(),
+            max_directories: 20,
+            max_memory: 1_500 << 20,
         }
     }
 }

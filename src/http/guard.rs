@@ -9,7 +9,7 @@ use std::sync::Arc;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, StatusCode, Uri, header};
 
 use super::json_errors::error;
 use crate::config::ServerSettings;
@@ -57,13 +57,16 @@ impl Served {
         Self { hosts, origins }
     }
 
-    /// What is wrong with a request's headers.
-    fn problem(&self, headers: &HeaderMap) -> Option<&'static str> {
-        let host = headers
-            .get(header::HOST)
-            .and_then(|value| value.to_str().ok())
-            .map(str::to_ascii_lowercase);
-        if !host.is_some_and(|host| self.hosts.contains(&host)) {
+    /// What is wrong with a request's target and headers.
+    fn problem(&self, target: &Uri, headers: &HeaderMap) -> Option<&'static str> {
+        let served = |host: &str| self.hosts.contains(&host.to_ascii_lowercase());
+        // A whole URL as the target names a host too, and the header may be there twice: each must be ours.
+        let mut hosts = headers.get_all(header::HOST).iter();
+        let one = hosts
+            .next()
+            .is_some_and(|host| host.to_str().is_ok_and(served));
+        let target = target.authority().is_none_or(|host| served(host.as_str()));
+        if !one || hosts.next().is_some() || !target {
             return Some(
                 "the Host header is not served; an operator can add it to server.allowed_hosts",
             );
@@ -86,7 +89,7 @@ pub(super) async fn check(
     request: Request,
     next: Next,
 ) -> Response {
-    match served.problem(request.headers()) {
+    match served.problem(request.uri(), request.headers()) {
         None => next.run(request).await,
         Some(problem) => error(StatusCode::FORBIDDEN, problem),
     }
@@ -96,7 +99,7 @@ pub(super) async fn check(
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
 
-    use http::{HeaderMap, header};
+    use http::{HeaderMap, Uri, header};
 
     use super::Served;
     use crate::config::Settings;
@@ -139,15 +142,57 @@ mod tests {
             (here, Some("http://localhost:35000"), false),
             (here, Some("null"), false),
         ] {
-            let problem = served.problem(&headers(host, origin));
+            let problem = served.problem(&Uri::from_static("/mcp"), &headers(host, origin));
             assert_eq!(problem.is_none(), fine, "{host:?} {origin:?}: {problem:?}");
         }
     }
 
     #[test]
+    fn every_name_that_a_request_gives_is_checked() {
+        let served = Served::new(
+            &Settings::default().server,
+            "127.0.0.1:3500".parse().unwrap(),
+        );
+        let host = headers(Some("127.0.0.1:3500"), None);
+        for (target, fine) in [
+            ("/mcp", true),
+            ("http://localhost:3500/mcp", true),
+            ("http://evil.example/mcp", false),
+            ("http://localhost:3500@evil.example/mcp", false),
+            ("evil.example:443", false),
+        ] {
+            let problem = served.problem(&target.parse().unwrap(), &host);
+            assert_eq!(problem.is_none(), fine, "{target}: {problem:?}");
+        }
+        let mut twice = host.clone();
+        twice.append(header::HOST, "evil.example".parse().unwrap());
+        assert!(served.problem(&Uri::from_static("/mcp"), &twice).is_some());
+        let mut origins = host.clone();
+        for origin in ["http://localhost:3500", "http://evil.example"] {
+            origins.append(header::ORIGIN, origin.parse().unwrap());
+        }
+        assert!(
+            served
+                .problem(&Uri::from_static("/mcp"), &origins)
+                .is_some()
+        );
+    }
+
+    #[test]
     fn a_wildcard_address_is_no_name() {
         let served = Served::new(&Settings::default().server, "0.0.0.0:80".parse().unwrap());
-        assert!(served.problem(&headers(Some("0.0.0.0:80"), None)).is_some());
-        assert!(served.problem(&headers(Some("localhost"), None)).is_none());
+        assert!(
+            served
+                .problem(
+                    &Uri::from_static("/mcp"),
+                    &headers(Some("0.0.0.0:80"), None)
+                )
+                .is_some()
+        );
+        assert!(
+            served
+                .problem(&Uri::from_static("/mcp"), &headers(Some("localhost"), None))
+                .is_none()
+        );
     }
 }

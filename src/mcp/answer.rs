@@ -3,11 +3,13 @@
 //! In: a tool's answer or [`Refusal`]. Out: MCP results. A refusal has text only: clients check structured content
 //! against the output schema of a success.
 
+use std::time::Duration;
+
 use chargehand_actors::error::TreeError;
 use rmcp::model::{CallToolResult, ContentBlock, JsonObject};
 use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::args::BadArguments;
 
@@ -20,13 +22,62 @@ pub(crate) enum Refusal {
     /// The tree refused or did not answer.
     #[error(transparent)]
     Tree(#[from] TreeError),
+    /// The token has used up its calls.
+    #[error(
+        "this token may make {per_minute} tool calls a minute; nothing was done. Call again in {} s. A wait (wait_seconds=45) needs fewer calls than asking again and again",
+        seconds(*wait)
+    )]
+    TooOften {
+        /// Its limit.
+        per_minute: u32,
+        /// Until the next call may be made.
+        wait: Duration,
+    },
+    /// An answer that does not fit what the worker asks, or a request that is not open.
+    #[error("{error}")]
+    Request {
+        /// What the tree says, or would say.
+        error: TreeError,
+        /// More about it, as fields of the refusal.
+        more: Map<String, Value>,
+    },
 }
 
-/// A finished tool call.
-pub(crate) fn result<T: Serialize>(tool: &str, answer: Result<T, Refusal>) -> CallToolResult {
+impl Refusal {
+    /// A stable word for machines.
+    pub(crate) const fn code(&self) -> &'static str {
+        match self {
+            Self::Arguments(_) => "INVALID_ARGUMENT",
+            Self::Tree(error) | Self::Request { error, .. } => error.code(),
+            Self::TooOften { .. } => "RATE_LIMITED",
+        }
+    }
+}
+
+/// Whole seconds, never too few.
+fn seconds(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
+}
+
+/// A finished tool call: its answer, and the code when it was refused.
+pub(crate) struct Done {
+    /// For the client.
+    pub(crate) result: CallToolResult,
+    /// For the audit log.
+    pub(crate) refused: Option<&'static str>,
+}
+
+/// Finishes a tool call.
+pub(crate) fn result<T: Serialize>(tool: &str, answer: Result<T, Refusal>) -> Done {
     match answer {
-        Ok(answer) => success(&answer),
-        Err(refusal) => refused(tool, &refusal),
+        Ok(answer) => Done {
+            result: success(&answer),
+            refused: None,
+        },
+        Err(refusal) => Done {
+            result: refused(tool, &refusal),
+            refused: Some(refusal.code()),
+        },
     }
 }
 
@@ -51,32 +102,50 @@ fn refused(tool: &str, refusal: &Refusal) -> CallToolResult {
     match refusal {
         Refusal::Arguments(bad) => failure(&json!({
             "error": format!("{tool}: {bad}"),
-            "code": "INVALID_ARGUMENT",
+            "code": refusal.code(),
             "fields": bad.0,
             "next": format!("Nothing was done. Correct the fields and call {tool} again."),
         })),
-        Refusal::Tree(error) => failure(&tree_error(error)),
+        Refusal::Tree(error) => failure(&Value::Object(tree_error(error))),
+        Refusal::TooOften { wait, .. } => failure(&json!({
+            "error": refusal.to_string(),
+            "code": refusal.code(),
+            "status": 429,
+            "retry_after_s": seconds(*wait),
+        })),
+        Refusal::Request { error, more } => {
+            let mut body = tree_error(error);
+            body.extend(more.clone());
+            failure(&Value::Object(body))
+        }
     }
 }
 
 /// The one mapping of the tree's errors to what clients see.
-fn tree_error(error: &TreeError) -> Value {
-    let mut body = json!({"error": error.to_string(), "code": error.code()});
+fn tree_error(error: &TreeError) -> Map<String, Value> {
+    let mut body = Map::new();
+    body.insert("error".to_owned(), json!(error.to_string()));
+    body.insert("code".to_owned(), json!(error.code()));
     let extra = match error {
         TreeError::QueueFull { .. } | TreeError::CallerLimit { .. } => Some(("status", json!(429))),
         TreeError::KeyReused { task } => Some(("task_id", json!(task.to_string()))),
-        TreeError::WrongPhase { phase, .. } => Some(("phase", json!(phase.as_str()))),
+        TreeError::WrongPhase { phase, .. } | TreeError::EngineFailed { phase, .. } => {
+            Some(("phase", json!(phase.as_str())))
+        }
+        TreeError::DiskLow(_) => Some(("status", json!(507))),
         TreeError::TaskNotFound(_)
         | TreeError::NoSuchEngine { .. }
         | TreeError::RequestNotOpen { .. }
         | TreeError::BadAnswer(_)
         | TreeError::File(_)
+        | TreeError::Room(_)
+        | TreeError::FilesCleared { .. }
         | TreeError::Closed(_)
         | TreeError::Slow { .. }
         | TreeError::Internal(_) => None,
     };
-    if let (Some((name, value)), Value::Object(fields)) = (extra, &mut body) {
-        fields.insert(name.to_owned(), value);
+    if let Some((name, value)) = extra {
+        body.insert(name.to_owned(), value);
     }
     body
 }

@@ -7,7 +7,13 @@
 use rmcp::model::JsonObject;
 use serde_json::{Map, Value, json};
 
+use super::values::{
+    LONGEST_NAME, boolean, choices, integer, length, moment, parsed, short, text, texts, type_word,
+};
 use crate::nearest::nearest;
+
+/// As many unknown names are told one by one: a refusal is read by somebody.
+const UNKNOWN_NAMED: usize = 10;
 
 /// What a field may hold.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +41,13 @@ pub(crate) enum Kind {
         /// Most entries.
         max_items: usize,
         /// Most characters in each.
+        max_chars: usize,
+    },
+    /// A list of texts for each question; the list of a single question may stand alone.
+    Choices {
+        /// Most lists, and most entries in each.
+        max_items: usize,
+        /// Most characters in each entry.
         max_chars: usize,
     },
     /// An object with these fields.
@@ -140,6 +153,14 @@ impl Kind {
                 "type": "array", "maxItems": max_items,
                 "items": {"type": "string", "minLength": 1, "maxLength": max_chars},
             }),
+            Self::Choices {
+                max_items,
+                max_chars,
+            } => json!({
+                "type": "array", "maxItems": max_items,
+                "items": {"type": "array", "maxItems": max_items,
+                    "items": {"type": "string", "minLength": 1, "maxLength": max_chars}},
+            }),
             Self::Fields(fields) => Value::Object(input_schema(fields)),
             Self::Object { .. } => json!({"type": "object", "additionalProperties": true}),
             Self::Moment => json!({"type": "string", "maxLength": 64}),
@@ -151,6 +172,9 @@ impl Kind {
     fn allowed(self) -> String {
         match self {
             Self::Text { min: 0, max } => format!("text of at most {max} characters"),
+            Self::Text { min, max } if max <= LONGEST_NAME => {
+                format!("text of {min} to {max} characters in one line, not blank")
+            }
             Self::Text { min, max } => format!("text of {min} to {max} characters, not blank"),
             Self::Integer { min, max } => format!("a whole number from {min} to {max}"),
             Self::Bool => "true or false".to_owned(),
@@ -159,8 +183,16 @@ impl Kind {
                 max_items,
                 max_chars,
             } => {
-                format!("a list of at most {max_items} texts of 1 to {max_chars} characters each")
+                format!(
+                    "a list of at most {max_items} texts of 1 to {max_chars} characters in one line each"
+                )
             }
+            Self::Choices {
+                max_items,
+                max_chars,
+            } => format!(
+                "a list of texts for each question, at most {max_items} texts of 1 to {max_chars} characters each, such as [[\"Yes\"]]"
+            ),
             Self::Fields(fields) => format!(
                 "an object with {}",
                 fields.iter().map(|f| f.name).collect::<Vec<_>>().join(", ")
@@ -205,6 +237,10 @@ impl Kind {
                 max_items,
                 max_chars,
             } => texts(value, max_items, max_chars),
+            Self::Choices {
+                max_items,
+                max_chars,
+            } => choices(value, max_items, max_chars),
             Self::Fields(fields) => {
                 return match parsed(value) {
                     Value::Object(map) => Some(Value::Object(check_all(fields, map, path, wrong))),
@@ -333,6 +369,17 @@ impl Args {
         }
     }
 
+    /// All of them but those named, as JSON with its names in order.
+    pub(crate) fn in_one_form(&self, without: &[&str]) -> String {
+        let kept = self.0.iter();
+        let kept = kept.filter(|(name, _)| !without.contains(&name.as_str()));
+        let kept = kept.map(|(name, value)| (name.clone(), value.clone()));
+        let mut kept = Value::Object(kept.collect());
+        // Whether a map keeps the order of the call is for some other crate to decide.
+        kept.sort_all_objects();
+        kept.to_string()
+    }
+
     /// A text.
     pub(crate) fn text(&self, name: &str) -> Option<&str> {
         self.0.get(name).and_then(Value::as_str)
@@ -368,11 +415,13 @@ impl Args {
 
     /// A list of texts; empty when absent.
     pub(crate) fn texts(&self, name: &str) -> Vec<String> {
+        self.0.get(name).map(strings).unwrap_or_default()
+    }
+
+    /// Lists of texts; empty when absent.
+    pub(crate) fn choices(&self, name: &str) -> Vec<Vec<String>> {
         match self.0.get(name) {
-            Some(Value::Array(items)) => items
-                .iter()
-                .filter_map(|item| item.as_str().map(str::to_owned))
-                .collect(),
+            Some(Value::Array(lists)) => lists.iter().map(strings).collect(),
             _ => Vec::new(),
         }
     }
@@ -392,6 +441,13 @@ impl Args {
             _ => None,
         }
     }
+}
+
+fn strings(list: &Value) -> Vec<String> {
+    let texts = list.as_array().into_iter().flatten();
+    texts
+        .filter_map(|item| item.as_str().map(str::to_owned))
+        .collect()
 }
 
 fn check_all(
@@ -422,7 +478,7 @@ fn check_all(
         }
     }
     let names: Vec<&str> = args.iter().map(|arg| arg.name).collect();
-    for unknown in given.keys() {
+    for unknown in given.keys().take(UNKNOWN_NAMED) {
         let allowed = match (nearest(unknown, &names), names.is_empty()) {
             (Some(near), _) => format!("{} (the nearest)", at(near)),
             (None, true) => "no arguments at all".to_owned(),
@@ -434,141 +490,13 @@ fn check_all(
             allowed,
         ));
     }
+    let more = given.len().saturating_sub(UNKNOWN_NAMED);
+    if more > 0 {
+        wrong.push(Problem::new(
+            if path.is_empty() { "arguments" } else { path },
+            format!("has {more} more names that are no arguments of this tool"),
+            "only the arguments of the tool",
+        ));
+    }
     checked
-}
-
-fn text(value: Value) -> Result<String, String> {
-    match value {
-        Value::String(text) if text.contains('\0') => Err("contains a NUL character".to_owned()),
-        Value::String(text) => Ok(text),
-        Value::Number(number) => Ok(number.to_string()),
-        other => Err(format!("is {}", type_word(&other))),
-    }
-}
-
-fn length(text: String, min: usize, max: usize) -> Result<Value, String> {
-    let chars = text.chars().count();
-    if chars > max {
-        Err(format!("has {chars} characters"))
-    } else if chars < min {
-        Err(format!("has only {chars} characters"))
-    } else if min > 0 && text.trim().is_empty() {
-        Err("is blank".to_owned())
-    } else {
-        Ok(Value::String(text))
-    }
-}
-
-fn integer(value: &Value) -> Result<i64, String> {
-    let number = match value {
-        Value::Number(number) => number
-            .as_i64()
-            .or_else(|| number.as_f64().and_then(whole_float)),
-        Value::String(text) => {
-            let text = text.trim();
-            text.parse()
-                .ok()
-                .or_else(|| text.parse().ok().and_then(whole_float))
-        }
-        _ => None,
-    };
-    number.ok_or_else(|| match value {
-        Value::Number(number) => format!("is {number}"),
-        Value::String(text) => format!("is \"{}\"", short(text)),
-        other => format!("is {}", type_word(other)),
-    })
-}
-
-fn whole_float(number: f64) -> Option<i64> {
-    // Beyond 2^53 a float no longer names one whole number.
-    (number.fract() == 0.0 && number.abs() < 9.0e15).then_some(number as i64)
-}
-
-fn boolean(value: &Value) -> Result<Value, String> {
-    let word = match value {
-        Value::Bool(_) => return Ok(value.clone()),
-        Value::String(text) => text.trim().to_ascii_lowercase(),
-        other => return Err(format!("is {}", type_word(other))),
-    };
-    match word.as_str() {
-        "true" => Ok(json!(true)),
-        "false" => Ok(json!(false)),
-        _ => Err(format!("is \"{}\"", short(&word))),
-    }
-}
-
-fn texts(value: Value, max_items: usize, max_chars: usize) -> Result<Value, String> {
-    let items = match parsed(value) {
-        Value::Array(items) => items,
-        Value::String(one) => vec![Value::String(one)],
-        other => return Err(format!("is {}", type_word(&other))),
-    };
-    if items.len() > max_items {
-        return Err(format!("has {} entries", items.len()));
-    }
-    let items: Result<Vec<Value>, String> = items
-        .into_iter()
-        .enumerate()
-        .map(|(index, item)| {
-            text(item)
-                .and_then(|text| length(text, 1, max_chars))
-                .map_err(|problem| format!("entry {index} {problem}"))
-        })
-        .collect();
-    items.map(Value::Array)
-}
-
-// Models sometimes send a list or an object as its JSON text.
-fn parsed(value: Value) -> Value {
-    match value {
-        Value::String(text) if text.trim_start().starts_with(['{', '[']) => {
-            serde_json::from_str(&text).unwrap_or(Value::String(text))
-        }
-        other => other,
-    }
-}
-
-fn moment(value: &Value) -> Result<Value, String> {
-    if let Ok(ms) = integer(value) {
-        return if ms >= 0 {
-            Ok(json!(ms))
-        } else {
-            Err(format!("is {ms}"))
-        };
-    }
-    let Value::String(text) = value else {
-        return Err(format!("is {}", type_word(value)));
-    };
-    let text = text.trim();
-    let at = text
-        .parse::<jiff::Timestamp>()
-        .ok()
-        .or_else(|| format!("{text}T00:00:00Z").parse().ok())
-        .or_else(|| format!("{text}Z").parse().ok());
-    at.map(|at| json!(at.as_millisecond()))
-        .ok_or_else(|| format!("is \"{}\"", short(text)))
-}
-
-fn type_word(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a truth value",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
-}
-
-/// At most 60 characters of a value that is shown back, without control characters.
-fn short(text: &str) -> String {
-    let mut shown: String = text
-        .chars()
-        .take(60)
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
-    if text.chars().nth(60).is_some() {
-        shown.push('…');
-    }
-    shown
 }

@@ -3,12 +3,12 @@
 //! In: `tools/list` and `tools/call` with the HTTP request's identity. Out: the table of tools and their answers.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CallToolResult, CustomRequest, CustomResult,
     ErrorCode, ErrorData, Implementation, JsonObject, ListToolsResult, PaginatedRequestParams,
-    ServerCapabilities, ServerConfig,
+    ServerCapabilities, ServerConfig, Tool,
 };
 use rmcp::service::RequestContext;
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
@@ -20,8 +20,10 @@ use tokio_util::sync::CancellationToken;
 use super::answer::{Refusal, result};
 use super::args::{Args, BadArguments};
 use super::call::{Call, Edge};
+use super::prefix::Names;
 use super::sessions::Sessions;
 use super::tools;
+use crate::audit;
 use crate::who::Who;
 
 const INSTRUCTIONS: &str = "Chargehand runs development tasks with OpenCode. Delegate with opencode_execute_task, \
@@ -64,15 +66,24 @@ impl Drop for InFlightGuard {
 struct Server {
     edge: Edge,
     in_flight: InFlight,
+    names: Names,
+    /// As `tools/list` shows them.
+    listed: Arc<[Tool]>,
 }
 
-/// The service for `/mcp`. `cancel` ends open streams; it comes last in a shutdown.
+/// The service for `/mcp`. Sessions of removed tokens are closed when `tokens_change` says so; `cancel` ends open streams; it comes last in a shutdown.
 pub(crate) fn service(
     edge: Edge,
     in_flight: InFlight,
+    tokens_change: watch::Receiver<u64>,
     cancel: CancellationToken,
 ) -> StreamableHttpService<impl ServerHandler, Sessions> {
-    let sessions = Arc::new(Sessions::new(edge.settings.server.max_sessions));
+    let sessions = Arc::new(Sessions::new(
+        edge.settings.server.max_sessions,
+        edge.settings.server.session_idle,
+        edge.counters.clone(),
+    ));
+    tokio::spawn(Arc::clone(&sessions).tidy(tokens_change, cancel.clone()));
     let config = StreamableHttpServerConfig::default()
         .with_legacy_session_mode(true)
         .with_json_response(true)
@@ -83,7 +94,13 @@ pub(crate) fn service(
         // Host and Origin are checked once for every route, exactly, in `crate::http::guard`.
         .disable_allowed_hosts()
         .disable_allowed_origins();
-    let server = Server { edge, in_flight };
+    let names = Names::new(&edge.settings.server.tool_prefix);
+    let server = Server {
+        edge,
+        in_flight,
+        listed: names.listed().into(),
+        names,
+    };
     StreamableHttpService::new(move || Ok(server.clone()), sessions, config)
 }
 
@@ -94,7 +111,7 @@ impl ServerHandler for Server {
                 Implementation::new("chargehand", env!("CARGO_PKG_VERSION"))
                     .with_title("Chargehand"),
             )
-            .with_instructions(INSTRUCTIONS)
+            .with_instructions(self.names.text(INSTRUCTIONS))
     }
 
     async fn list_tools(
@@ -102,13 +119,13 @@ impl ServerHandler for Server {
         _page: Option<PaginatedRequestParams>,
         _context: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
-        Ok(ListToolsResult::with_all_items(tools::listed().to_vec()))
+        Ok(ListToolsResult::with_all_items(self.listed.to_vec()))
     }
 
-    fn get_tool(&self, name: &str) -> Option<rmcp::model::Tool> {
-        tools::listed()
+    fn get_tool(&self, name: &str) -> Option<Tool> {
+        self.listed
             .iter()
-            .find(|tool| tool.name == name)
+            .find(|tool| self.names.bare(&tool.name) == self.names.bare(name))
             .cloned()
     }
 
@@ -182,6 +199,18 @@ fn object(arguments: Value) -> Result<JsonObject, BadArguments> {
     }
 }
 
+/// The header `X-Conversation-Id`. It only says where memory and notices are shown, so what is no id is left out.
+fn conversation(parts: &http::request::Parts) -> Option<String> {
+    let text = parts
+        .headers
+        .get("x-conversation-id")?
+        .to_str()
+        .ok()?
+        .trim();
+    let sound = !text.is_empty() && text.len() <= 200 && text.bytes().all(|b| b.is_ascii_graphic());
+    sound.then(|| text.to_owned())
+}
+
 impl Server {
     async fn answer(
         &self,
@@ -190,19 +219,38 @@ impl Server {
         context: &RequestContext<RoleServer>,
     ) -> Result<CallToolResult, ErrorData> {
         let _guard = self.in_flight.enter();
-        let tool = tools::find(name).map_err(|text| ErrorData::invalid_params(text, None))?;
+        let begun = Instant::now();
         let call = self.call(context)?;
-        let checked = arguments.and_then(|arguments| Args::check(tool.args, arguments));
-        let answer = match checked {
-            Ok(args) => (tool.run)(call, args).await,
-            Err(bad) => result::<()>(tool.name, Err(Refusal::Arguments(bad))),
+        let tool = tools::find(self.names.bare(name)).map_err(|text| {
+            audit::refused(&call.who, "unknown", None, "NO_SUCH_TOOL");
+            ErrorData::invalid_params(text, None)
+        })?;
+        let who = call.who.clone();
+        let limit = who.calls.as_ref().map_or(Ok(()), |calls| {
+            let per_minute = calls.per_minute();
+            let wait = calls.take().err();
+            wait.map_or(Ok(()), |wait| Err(Refusal::TooOften { per_minute, wait }))
+        });
+        let checked =
+            limit.and_then(|()| Ok(arguments.and_then(|given| Args::check(tool.args, given))?));
+        let (task, done) = match checked {
+            Ok(args) => (
+                args.text("task_id").map(str::to_owned),
+                (tool.run)(call, args).await,
+            ),
+            Err(refusal) => (None, result::<()>(tool.name, Err(refusal))),
         };
+        if let Some(code) = done.refused {
+            audit::refused(&who, tool.name, task.as_deref(), code);
+        }
+        let counters = &self.edge.counters;
+        counters.called(tool.name, done.refused.unwrap_or("ok"), begun.elapsed());
         tracing::debug!(
             tool = tool.name,
-            refused = answer.is_error.unwrap_or(false),
+            refused = done.refused.is_some(),
             "tool call answered"
         );
-        Ok(answer)
+        Ok(self.names.answer(done.result))
     }
 
     fn call(&self, context: &RequestContext<RoleServer>) -> Result<Call, ErrorData> {
@@ -212,14 +260,10 @@ impl Server {
             .and_then(|parts| parts.extensions.get::<Who>())
             .cloned()
             .ok_or_else(|| ErrorData::internal_error("the request carries no identity", None))?;
-        let agent_header = parts
-            .and_then(|parts| parts.headers.get("x-agent-id"))
-            .and_then(|value| value.to_str().ok())
-            .map(str::to_owned);
         Ok(Call {
             edge: self.edge.clone(),
             who,
-            agent_header,
+            conversation: parts.and_then(conversation),
             gone: context.ct.clone(),
         })
     }

@@ -2,12 +2,12 @@
 //!
 //! In: views of the tree. Out: plain serialisable structs. A field that has no value is left out, never `null`.
 
-use chargehand_actors::event::{CommittedEvent, FileMark, PauseKind, Phase, RequestKind};
-use chargehand_actors::view::{OpenRequest, TaskView};
+use chargehand_actors::event::{CommittedEvent, FileMark, PauseKind, Phase};
+use chargehand_actors::view::TaskView;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::words;
+use crate::words;
 
 /// An event of a task.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -23,16 +23,26 @@ pub(crate) struct EventOut {
     pub(crate) number: u64,
     /// What happened, in one sentence.
     pub(crate) message: String,
+    /// Who gave the command, where the event is one: token/agent, or default, policy, shutdown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) by: Option<String>,
+    /// From where it came: the way in and the address, such as mcp 10.0.0.7.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) from: Option<String>,
 }
 
 impl From<&CommittedEvent> for EventOut {
     fn from(committed: &CommittedEvent) -> Self {
+        let author = words::author(&committed.event);
+        let (by, from) = author.map(|author| (author.by, author.from.0)).unzip();
         Self {
             timestamp: committed.at.0,
             kind: words::original_type(&committed.event),
             event: words::precise_type(&committed.event),
             number: committed.number.0,
             message: words::sentence(&committed.event),
+            by: by.filter(|by| !by.is_empty()),
+            from: from.filter(|from| !from.is_empty()),
         }
     }
 }
@@ -64,36 +74,6 @@ impl From<&TaskView> for UsageOut {
             cache_read: usage.cache_read,
             cache_write: usage.cache_write,
             cost: usage.cost,
-        }
-    }
-}
-
-/// An open permission or question of the worker.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct RequestOut {
-    /// Its id.
-    pub(crate) request_id: String,
-    /// permission or question.
-    pub(crate) kind: &'static str,
-    /// What the worker asks.
-    pub(crate) text: String,
-    /// Milliseconds since 1970.
-    pub(crate) asked_at: i64,
-    /// When its default is applied, milliseconds since 1970.
-    pub(crate) expires_at: i64,
-}
-
-impl From<&OpenRequest> for RequestOut {
-    fn from(open: &OpenRequest) -> Self {
-        Self {
-            request_id: open.request.id.0.clone(),
-            kind: match open.request.kind {
-                RequestKind::Permission { .. } => "permission",
-                RequestKind::Question { .. } => "question",
-            },
-            text: open.request.text.clone(),
-            asked_at: open.asked_at.0,
-            expires_at: open.expires_at.0,
         }
     }
 }
@@ -180,11 +160,6 @@ pub(crate) const fn pause_word(pause: PauseKind) -> &'static str {
     }
 }
 
-/// The label of the planner's memory block of a task: fixed by the task id, also before the block exists.
-pub(crate) fn workspace_label(task: chargehand_actors::id::TaskId) -> String {
-    format!("opencode_workspace_{task}")
-}
-
 /// The original's exit code: 0 done, 1 failed, none otherwise.
 pub(crate) const fn exit_code(phase: Phase) -> Option<i32> {
     match phase {
@@ -222,7 +197,7 @@ pub(crate) fn next_call(phase: Phase) -> &'static str {
             "Call get_task_status with this task_id and wait_seconds=45 until status is completed, failed, timeout or cancelled."
         }
         Phase::InputRequired => {
-            "The worker waits for an answer to the open request; its default is applied when it expires. Call get_task_status with wait_seconds=45."
+            "The worker waits for an answer. Call answer_task_request with this task_id and the request_id of each of requests (get_task_status shows them) before expires_at, when its default is given; then call get_task_status with wait_seconds=45."
         }
         Phase::Paused => {
             "Call send_task_control with control=resume to go on, or control=cancel to end it."

@@ -143,6 +143,9 @@ async fn text(operator: &Operator, who: &Who, id: &str, text: TextKind, page: &P
         Err(error @ (TreeError::TaskNotFound(_) | TreeError::File(_))) => {
             refused(StatusCode::NOT_FOUND, &error.to_string())
         }
+        Err(error @ TreeError::FilesCleared { .. }) => {
+            refused(StatusCode::GONE, &error.to_string())
+        }
         Err(error) => refused(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
     }
 }
@@ -159,7 +162,7 @@ impl IntoResponse for Refusal {
 fn allowed(who: &Who) -> Result<Identity, Refusal> {
     who.operator().ok_or(Refusal(
         StatusCode::FORBIDDEN,
-        "only a token with role operator may look here",
+        "only an operator may look here: a token with role operator, or without tokens a request that names no agent",
     ))
 }
 

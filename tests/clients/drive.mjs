@@ -1,9 +1,10 @@
-// Drives all ten tools with an official TypeScript client and checks the answers.
+// Drives all fifteen tools with an official TypeScript client and checks the answers.
 //
 // In: the URL of a running server (argument 1) and which client (argument 2): v1 = @modelcontextprotocol/sdk,
 // v2 = @modelcontextprotocol/client (protocol 2026-07-28). Out: "ok" and exit code 0, or what was wrong.
-// CHARGEHAND_TEST_NODE_MODULES names the node_modules with both packages; CHARGEHAND_TEST_TASK and
-// CHARGEHAND_TEST_LONG_TASK are the descriptions of a task that ends and of one that does not end by itself.
+// CHARGEHAND_TEST_NODE_MODULES names the node_modules with both packages; CHARGEHAND_TEST_TASK,
+// CHARGEHAND_TEST_LONG_TASK and CHARGEHAND_TEST_ASKING_TASK are the descriptions of a task that ends, of one that does not
+// end by itself, and of one whose worker asks for a permission.
 import assert from 'node:assert/strict';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
@@ -12,10 +13,12 @@ const [url, which] = process.argv.slice(2);
 const load = createRequire(join(process.env.CHARGEHAND_TEST_NODE_MODULES, 'here.js'));
 const short = process.env.CHARGEHAND_TEST_TASK ?? 'Say the answer.';
 const long = process.env.CHARGEHAND_TEST_LONG_TASK ?? 'HANG for ever.';
+const asking = process.env.CHARGEHAND_TEST_ASKING_TASK ?? 'ASK first.';
 const agent_id = `typescript-${which}-${process.pid}`;
 
-const TOOLS = ['get_task_files', 'get_task_history', 'get_task_status', 'health', 'list_tasks', 'opencode_execute_task',
-  'ping', 'read_task_file', 'send_task_control', 'send_task_message'];
+const TOOLS = ['add_task_observer', 'answer_task_request', 'archive_task_conversation', 'get_task_files', 'get_task_history',
+  'get_task_status', 'health', 'list_task_observers', 'list_tasks', 'opencode_execute_task', 'ping', 'read_task_file',
+  'remove_task_observer', 'send_task_control', 'send_task_message'];
 
 async function connect() {
   const info = { name: 'drive', version: '1' };
@@ -77,6 +80,13 @@ assert.equal(done.status, 'completed', done.error);
 assert.equal(done.exit_code, 0);
 assert(done.output.length > 0);
 
+// This server has no rooms, and says so.
+const observer_id = '@ann:example.org';
+for (const [name, args] of [['add_task_observer', { task_id, observer_id }], ['list_task_observers', { task_id }],
+  ['remove_task_observer', { task_id, observer_id }], ['archive_task_conversation', { task_id }]]) {
+  assert.match((await refused(name, args)).error, /homeserver/, name);
+}
+
 const history = await ok('get_task_history', { task_id, include_artifacts: true, events_limit: -1 });
 assert.equal(history.events.length, history.events_returned);
 assert(history.events.some((event) => event.type === 'task_completed'));
@@ -99,6 +109,18 @@ assert.equal((await ok('send_task_control', { task_id: hanging, control: 'resume
 const cancelled = await ok('send_task_control', { task_id: hanging, control: 'cancel', reason: 'enough' });
 assert.equal(cancelled.status, 'cancelled');
 assert.equal((await until(hanging, ['cancelled'])).phase, 'cancelled');
+
+const asked = (await ok('opencode_execute_task', { agent_id, task_description: asking, attended: true, max_steps: 50,
+  permissions: { allow: ['read'], ask: ['bash:git push*'], deny: ['webfetch'] } })).task_id;
+const [request] = (await until(asked, ['input_required'])).requests;
+assert.equal(request.kind, 'permission');
+assert.deepEqual(request.answers, ['allow', 'allow_always', 'deny']);
+const { request_id } = request;
+const unfit = await refused('answer_task_request',
+  { task_id: asked, request_id, answer: 'choices', choices: [['yes']] });
+assert.equal(unfit.code, 'BAD_ANSWER');
+assert.equal((await ok('answer_task_request', { task_id: asked, request_id, answer: 'deny', message: 'No.' })).answer, 'deny');
+await until(asked, ['completed']);
 
 const wrong = await refused('get_task_status', { task_id, wait_seconds: 90 });
 assert.equal(wrong.fields[0].field, 'wait_seconds');

@@ -50,7 +50,7 @@ pub(crate) struct FakeState {
     pub(crate) sessions: Vec<Value>,
     pub(crate) messages: HashMap<String, Vec<Value>>,
     /// When the run of a session begins; it goes on until it is aborted.
-    begins: HashMap<String, Instant>,
+    pub(crate) begins: HashMap<String, Instant>,
     pub(crate) aborts: u32,
     pub(crate) permissions: Vec<Value>,
     pub(crate) disk: FakeFiles,
@@ -103,6 +103,12 @@ impl Fake {
 
     pub(crate) fn state(&self) -> MutexGuard<'_, FakeState> {
         self.state.lock().unwrap()
+    }
+
+    /// Event streams that somebody listens to.
+    pub(crate) fn open_streams(&self) -> usize {
+        let state = self.state();
+        state.streams.iter().filter(|one| !one.is_closed()).count()
     }
 
     /// Sends an event to every open stream.

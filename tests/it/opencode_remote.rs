@@ -50,6 +50,9 @@ fn opening(number: u32) -> OpenSession {
         title: "a task".to_owned(),
         model: None,
         agent: None,
+        permissions: Vec::new(),
+        caller: "planner/agent".to_owned(),
+        source: chargehand_actors::command::Source::Empty,
     }
 }
 
@@ -260,16 +263,17 @@ async fn a_prompt_that_was_taken_and_lost_is_reported_as_not_stored() {
 #[tokio::test]
 async fn an_abort_that_comes_too_early_is_repeated_until_the_run_has_ended() {
     let (fake, engine) = started(Faults {
-        lag: Duration::from_millis(1500),
+        lag: Duration::from_secs(3),
         ..Faults::default()
     })
     .await;
     let (session, _) = engine.open(opening(1)).await.unwrap();
-    engine.prompt(prompt(&session)).await.unwrap();
+    // The fake's run begins so long after the prompt came to it, which is later than this.
     let began = Instant::now();
+    engine.prompt(prompt(&session)).await.unwrap();
     engine.abort(session.clone()).await.unwrap();
     assert!(
-        began.elapsed() >= Duration::from_millis(1400),
+        began.elapsed() >= Duration::from_secs(3),
         "the run had not begun yet"
     );
     let report = engine
@@ -316,7 +320,15 @@ async fn requests_of_child_sessions_are_found_and_those_of_others_are_not() {
         state
             .sessions
             .push(json!({"id": "ses_other", "directory": "/w"}));
-        state.permissions = ["ses_grandchild", "ses_other", "ses_gone"]
+        // Its run was aborted; what it asked stays listed.
+        state
+            .sessions
+            .push(json!({"id": "ses_child_aborted", "parentID": session.id, "directory": "/w"}));
+        // OpenCode says busy of every session that waits for an answer.
+        for of in ["ses_child", "ses_grandchild", "ses_other", "ses_gone"] {
+            state.begins.insert(of.to_owned(), Instant::now());
+        }
+        state.permissions = ["ses_grandchild", "ses_other", "ses_gone", "ses_child_aborted"]
             .map(|of| json!({"id": format!("per_{of}"), "sessionID": of, "permission": "bash", "patterns": ["x"]}))
             .to_vec();
     }
@@ -371,6 +383,40 @@ async fn a_stream_opens_breaks_and_opens_again_with_children_known() {
             .unwrap()
             .unwrap();
         assert!(ended.unwrap_err().is_transient());
+    }
+}
+
+#[tokio::test]
+async fn d11_sessions_share_one_stream_and_none_is_left_behind() {
+    let (fake, engine) = started(Faults::default()).await;
+    let engine = Arc::new(engine);
+    for _ in 0..3 {
+        let seen: Arc<Mutex<Vec<EngineSignal>>> = Arc::default();
+        let (watching, sink) = (Arc::clone(&engine), Arc::clone(&seen));
+        let watching = tokio::spawn(async move {
+            watching
+                .watch(Arc::new(move |signal| {
+                    sink.lock().unwrap().push(signal);
+                    true
+                }))
+                .await
+        });
+        until(|| !seen.lock().unwrap().is_empty()).await;
+        for number in 1..=5 {
+            let (session, _) = engine.open(opening(number)).await.unwrap();
+            engine.prompt(prompt(&session)).await.unwrap();
+            engine
+                .read(session.clone(), vec!["msg_1".to_owned()])
+                .await
+                .unwrap();
+            engine
+                .remove(attempt(number), Some(session), None)
+                .await
+                .unwrap();
+        }
+        assert_eq!(fake.open_streams(), 1, "five sessions, one stream");
+        watching.abort();
+        until(|| fake.open_streams() == 0).await;
     }
 }
 

@@ -9,9 +9,9 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use chargehand::adapters::system::{DataDir, DataDirError, SystemClock, SystemIds};
+use chargehand::adapters::system::{DataDir, DataDirError, DiskSpace, SystemClock, SystemIds};
 use chargehand_actors::id::WallTime;
-use chargehand_actors::ports::{Clock, Ids};
+use chargehand_actors::ports::{Clock, Ids, Space};
 
 struct SetClock(AtomicI64);
 
@@ -28,6 +28,28 @@ fn the_clock_tells_milliseconds_of_this_century() {
         (1_600_000_000_000..4_000_000_000_000).contains(&now),
         "{now}"
     );
+}
+
+#[tokio::test]
+async fn a_disk_is_low_when_less_is_free_than_must_be() {
+    let place = tempfile::tempdir().unwrap();
+    let here = place.path().to_owned();
+    let far = here.join("not/there/yet");
+    let of = |directories: Vec<_>, min| DiskSpace::new(directories, min);
+    assert!(!of(vec![here.clone()], 0).watched());
+    assert_eq!(of(vec![here.clone()], 0).low().await, None);
+    assert_eq!(of(vec![here.clone(), far.clone()], 1).low().await, None);
+    let low = of(vec![here.clone()], u64::MAX).low().await.unwrap();
+    assert!(
+        low.contains(&format!("on the disk of {}", here.display())),
+        "{low}"
+    );
+    assert!(low.contains("retention.min_free_mb"), "{low}");
+    // A directory that is not there yet lies on the disk of the one above it.
+    assert!(of(vec![far], u64::MAX).low().await.is_some());
+    // A path that can be no directory: not known, so not called low.
+    let odd = "x\0y".into();
+    assert_eq!(of(vec![odd], u64::MAX).low().await, None);
 }
 
 #[test]
@@ -145,6 +167,34 @@ fn the_lock_of_another_process_holds_until_that_is_killed() {
     };
     assert_eq!(holder, format!("process {}", other.id()));
     DataDir::lock(folder.path()).unwrap();
+}
+
+#[test]
+fn the_lock_of_a_dead_process_is_waited_for_a_moment() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(DataDir::lock(folder.path()).unwrap());
+    let mut dead = Command::new("true").spawn().unwrap();
+    dead.wait().unwrap();
+    let file = folder.path().join("lock");
+    fs::write(&file, format!("{}\n", dead.id())).unwrap();
+    // As a program has it that the dead one was just starting.
+    let held = fs::File::open(&file).unwrap();
+    held.lock().unwrap();
+    let letting_go = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        drop(held);
+    });
+    DataDir::lock(folder.path()).unwrap();
+    letting_go.join().unwrap();
+    // One that keeps it for good is somebody.
+    fs::write(&file, format!("{}\n", dead.id())).unwrap();
+    let held = fs::File::open(&file).unwrap();
+    held.lock().unwrap();
+    let refused = DataDir::lock(folder.path());
+    assert!(
+        matches!(refused, Err(DataDirError::InUse { .. })),
+        "{refused:?}"
+    );
 }
 
 #[test]

@@ -9,6 +9,7 @@ use chargehand_actors::ports::{Activity, Engine, LastMessage, Signal};
 use serde_json::json;
 
 use crate::harness::{Live, bash, ended_well, file_holds};
+use crate::harness_client::wait_for;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_abort_during_bash_ends_the_command() {
@@ -22,11 +23,9 @@ async fn an_abort_during_bash_ends_the_command() {
         .open(live.opening(live.attempt(), &workdir))
         .await
         .unwrap();
-    let sent = live.prompt(
-        &session,
-        1,
-        json!([bash("echo start >> log; sleep 4; echo end >> log"), {"text": "Never."}]),
-    );
+    let gate = live.directory.path().join("gate");
+    let command = format!("echo start >> log; {}; echo end >> log", wait_for(&gate));
+    let sent = live.prompt(&session, 1, json!([bash(&command), {"text": "Never."}]));
     engine.prompt(sent.clone()).await.unwrap();
     let log = Path::new(&workdir).join("log");
     file_holds(&log, "start").await;
@@ -45,7 +44,9 @@ async fn an_abort_during_bash_ends_the_command() {
         } => assert_eq!(name, "MessageAbortedError"),
         other => panic!("not aborted: {other:?}"),
     }
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    // A shell that was left would write at once.
+    std::fs::write(&gate, "").unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(std::fs::read_to_string(&log).unwrap(), "start\n");
     // Aborting what does not run is fine and quick.
     let began = Instant::now();
@@ -106,11 +107,9 @@ async fn a_busy_session_is_removed_for_good() {
     let workdir = live.workdir("remove");
     let attempt = live.attempt();
     let (session, _) = engine.open(live.opening(attempt, &workdir)).await.unwrap();
-    let sent = live.prompt(
-        &session,
-        1,
-        json!([bash("echo start >> log; sleep 4; echo end >> log"), {"text": "Never."}]),
-    );
+    let gate = live.directory.path().join("gate");
+    let command = format!("echo start >> log; {}; echo end >> log", wait_for(&gate));
+    let sent = live.prompt(&session, 1, json!([bash(&command), {"text": "Never."}]));
     engine.prompt(sent).await.unwrap();
     let log = Path::new(&workdir).join("log");
     file_holds(&log, "start").await;
@@ -119,7 +118,9 @@ async fn a_busy_session_is_removed_for_good() {
         .await
         .unwrap();
     assert!(engine.owned().await.unwrap().is_empty());
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    // A shell that was left would write at once.
+    std::fs::write(&gate, "").unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(std::fs::read_to_string(&log).unwrap(), "start\n");
     watched
         .told(&session, "the deletion", |signal| {

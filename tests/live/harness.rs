@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use chargehand::adapters::opencode::{
-    LocalEngine, LocalSettings, OpencodeSettings, WorkerSettings, end_leftovers, find_or_install,
+    LocalEngine, LocalSettings, OpencodeSettings, Proof, WorkerSettings, find_or_install,
 };
 use chargehand::adapters::system::SystemIds;
 use chargehand::scripted_model::{ScriptedModel, opencode_provider_config};
@@ -23,6 +23,8 @@ use chargehand_actors::ports::{
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use crate::harness_outside::end_everything;
 
 /// How long anything in a live test may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
@@ -39,7 +41,8 @@ pub(crate) async fn opencode() -> Option<PathBuf> {
     // Tests are processes of their own: only one may install.
     let lock = std::fs::File::create(place.join("opencode.lock")).unwrap();
     lock.lock().unwrap();
-    match find_or_install(configured.as_deref(), place, &|line| eprintln!("{line}")).await {
+    let tell = |line: &str| eprintln!("{line}");
+    match find_or_install(configured.as_deref(), place, Proof::Package, &tell).await {
         Ok(program) => Some(program),
         Err(error) if std::env::var_os("CHARGEHAND_REQUIRE_LIVE").is_some_and(|v| v == "1") => {
             panic!("OpenCode is required here: {error}")
@@ -126,6 +129,9 @@ impl Live {
             title: format!("live test {attempt}"),
             model: None,
             agent: None,
+            permissions: Vec::new(),
+            caller: "planner/agent".to_owned(),
+            source: chargehand_actors::command::Source::Empty,
         }
     }
 
@@ -168,24 +174,8 @@ impl Live {
 
 impl Drop for Live {
     fn drop(&mut self) {
-        let settings = self.settings.clone();
-        // A thread of its own: a test's runtime may be shutting down or not allow blocking.
-        let ended = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build();
-            runtime.map(|runtime| {
-                runtime.block_on(end_leftovers(
-                    &settings.data_dir,
-                    &settings.name,
-                    &settings.instance,
-                ))
-            })
-        })
-        .join();
-        if !matches!(ended, Ok(Ok(Ok(_)))) {
-            eprintln!("the worker of the test could not be ended: {ended:?}");
-        }
+        let settings = &self.settings;
+        end_everything(settings.data_dir.clone(), settings.instance.clone());
     }
 }
 

@@ -42,7 +42,12 @@ impl Client {
         }
     }
 
-    /// Another agent with connections of its own.
+    /// Where an MCP client finds the server.
+    pub(crate) fn mcp_url(&self) -> String {
+        format!("{}/mcp", self.url)
+    }
+
+    /// Another agent with connections of its own; an empty one sees the tasks of all agents.
     pub(crate) fn of_agent(&self, agent: &str) -> Self {
         Self::new(&self.url, agent)
     }
@@ -70,8 +75,10 @@ impl Client {
         let mut request = self
             .http
             .post(format!("{}/mcp", self.url))
-            .header("Accept", "application/json, text/event-stream")
-            .header("X-Agent-Id", &self.agent);
+            .header("Accept", "application/json, text/event-stream");
+        if !self.agent.is_empty() {
+            request = request.header("X-Agent-Id", &self.agent);
+        }
         match &self.session {
             Some(session) if session.is_empty() => {}
             Some(session) => {

@@ -3,11 +3,13 @@
 //! In: an engine's directory, a pid, a path. Out: what is really there.
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use chargehand::adapters::opencode::end_leftovers;
+use chargehand_actors::id::{EngineName, InstanceId};
 use serde_json::{Map, Value, json};
 
 /// How long anything that should happen may take.
@@ -126,6 +128,42 @@ pub(crate) fn processes(fits: impl Fn(&Path) -> bool) -> Vec<i32> {
         }
     }
     found
+}
+
+/// Ends whatever the engine `local` of a data directory left running, and what a start that was under way still brings:
+/// a test may end in the middle of one. For destructors: blocks, on a thread of its own, because a test's runtime may be
+/// shutting down.
+pub(crate) fn end_everything(data: PathBuf, instance: InstanceId) {
+    let ended = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| error.to_string())?;
+        loop {
+            runtime
+                .block_on(end_leftovers(&data, &EngineName::new("local"), &instance))
+                .map_err(|error| error.to_string())?;
+            std::thread::sleep(Duration::from_millis(100));
+            if marked(&instance).is_empty() {
+                return Ok::<(), String>(());
+            }
+        }
+    })
+    .join();
+    if !matches!(ended, Ok(Ok(()))) {
+        eprintln!("the worker of the test could not be ended: {ended:?}");
+    }
+}
+
+/// Pids of every process that carries the mark of this instance.
+pub(crate) fn marked(instance: &InstanceId) -> Vec<i32> {
+    let mark = format!("CHARGEHAND_OWNER={instance}/");
+    processes(|process| {
+        let environment = std::fs::read(process.join("environ")).unwrap_or_default();
+        environment
+            .split(|byte| *byte == 0)
+            .any(|one| one.starts_with(mark.as_bytes()))
+    })
 }
 
 /// Processes that work in a directory.

@@ -10,16 +10,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use chargehand::adapters::opencode::end_leftovers;
 use chargehand::scripted_model::{ScriptedModel, opencode_provider_config};
-use chargehand_actors::id::{EngineName, InstanceId};
+use chargehand_actors::crash::CrashPoint;
+use chargehand_actors::id::InstanceId;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::harness::{chargehand, opencode};
 pub(crate) use crate::harness_client::{Client, id_of, task, turns, wait_for};
 pub(crate) use crate::harness_outside::{
-    PATIENCE, Peak, Worker, alive, gone_from, lines, processes, signal_to, until, working_in,
+    PATIENCE, Peak, Worker, alive, end_everything, gone_from, lines, marked, processes, signal_to,
+    until, working_in,
 };
 
 /// What a product is started with.
@@ -30,8 +32,14 @@ pub(crate) struct Setup {
     pub(crate) opencode_config: Value,
     /// Another OpenCode than the usual one.
     pub(crate) opencode: Option<PathBuf>,
+    /// Programs that Chargehand finds before those of `PATH`.
+    pub(crate) programs: Option<PathBuf>,
     /// `[engines.remote]`; the engine is then the default, and there is no local one. `{place}` is the product's directory.
     pub(crate) remote: Option<Value>,
+    /// Laid over all settings.
+    pub(crate) more: Value,
+    /// More arguments of `chargehand serve`.
+    pub(crate) arguments: &'static [&'static str],
 }
 
 impl Default for Setup {
@@ -40,7 +48,10 @@ impl Default for Setup {
             tasks: json!({}),
             opencode_config: json!({}),
             opencode: None,
+            programs: None,
             remote: None,
+            more: json!({}),
+            arguments: &["--set", "engine.on_stop=end_workers"],
         }
     }
 }
@@ -50,7 +61,9 @@ pub(crate) struct Product {
     pub(crate) model: ScriptedModel,
     pub(crate) directory: TempDir,
     pub(crate) client: Client,
+    programs: Option<PathBuf>,
     child: Child,
+    arguments: &'static [&'static str],
 }
 
 impl Product {
@@ -86,10 +99,11 @@ impl Product {
         } else {
             "local"
         };
-        let settings = json!({
-            "tasks": setup.tasks, "engines": engines, "engine": {"default": default, "on_stop": "end_workers"},
+        let mut settings = json!({
+            "tasks": setup.tasks, "engines": engines, "engine": {"default": default},
             "log": {"level": "info,chargehand_actors=debug"},
         });
+        lay_over(&mut settings, &setup.more);
         let file = directory.path().join("chargehand.toml");
         std::fs::write(
             &file,
@@ -98,12 +112,19 @@ impl Product {
                 .replace("{place}", directory.path().to_str().unwrap()),
         )
         .unwrap();
-        let child = serve(directory.path());
+        let child = serve(
+            directory.path(),
+            setup.programs.as_deref(),
+            setup.arguments,
+            None,
+        );
         let mut product = Self {
+            programs: setup.programs,
             model,
             directory,
             client: Client::new("", "planner"),
             child,
+            arguments: setup.arguments,
         };
         product.listens().await;
         Some(product)
@@ -130,7 +151,12 @@ impl Product {
         }
     }
 
-    fn log(&self) -> PathBuf {
+    /// Where an MCP client finds the server.
+    pub(crate) fn mcp_url(&self) -> String {
+        self.client.mcp_url()
+    }
+
+    pub(crate) fn log(&self) -> PathBuf {
         self.directory.path().join("serve.log")
     }
 
@@ -139,21 +165,111 @@ impl Product {
         self.directory.path().join("data")
     }
 
+    /// The settings of `[engines.local]` name another OpenCode from the next start on.
+    pub(crate) fn use_opencode(&self, program: &Path) {
+        let file = self.directory.path().join("chargehand.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let mut settings: toml::Table = text.parse().unwrap();
+        settings["engines"]["local"]["opencode"] = program.to_str().unwrap().into();
+        std::fs::write(&file, settings.to_string()).unwrap();
+    }
+
+    /// The server's process.
+    pub(crate) fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).unwrap()
+    }
+
     /// `kill -9` of the server.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
+    /// Sends the server a signal, such as `-TERM`.
+    pub(crate) fn signal(&self, signal: &str) {
+        signal_to(self.pid(), signal);
+    }
+
+    /// Sends the server a signal without a program in between, so that two come one right after the other.
+    pub(crate) fn signal_at_once(&self, signal: Signal) {
+        kill_process(Pid::from_raw(self.pid()).unwrap(), signal).unwrap();
+    }
+
+    /// Waits until the server has ended by itself; gives its exit code.
+    pub(crate) async fn exit_code(&mut self) -> Option<i32> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(ended) = self.child.try_wait().unwrap() {
+                return ended.code();
+            }
+            assert!(Instant::now() < end, "chargehand does not stop");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Whether the server ends by itself within this time.
+    pub(crate) async fn has_died_within(&mut self, limit: Duration) -> bool {
+        let end = Instant::now() + limit;
+        while Instant::now() < end {
+            if self.child.try_wait().unwrap().is_some() {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        false
+    }
+
+    /// Whether a message of the server's log contains `text`.
+    pub(crate) fn has_logged(&self, text: &str) -> bool {
+        let log = std::fs::read_to_string(self.log()).unwrap_or_default();
+        log.lines().any(|line| line.contains(text))
+    }
+
+    /// The journal is sound by the command that looks for damage and contradictions.
+    pub(crate) fn check_journal(&self) {
+        let checked = Command::new(chargehand())
+            .args(["journal", "check"])
+            .arg(self.data().join("journal.db"))
+            .output()
+            .unwrap();
+        assert!(
+            checked.status.success(),
+            "{}{}",
+            String::from_utf8_lossy(&checked.stdout),
+            String::from_utf8_lossy(&checked.stderr)
+        );
+    }
+
     /// The server again on the same data directory.
     pub(crate) async fn start_again(&mut self) {
+        self.start_again_to_die(None).await;
+    }
+
+    /// The same, to die at a point when it comes there.
+    pub(crate) async fn start_again_to_die(&mut self, point: Option<CrashPoint>) {
+        self.spawn_again(point);
+        self.listens().await;
+    }
+
+    /// The same, for a point that the start itself may come to.
+    pub(crate) async fn start_to_die_at_once(&mut self, point: CrashPoint) {
+        self.spawn_again(Some(point));
+        let line = format!("chargehand: died at {}", point.name());
+        until(&line, || async { self.has_logged(&line).then_some(()) }).await;
+    }
+
+    fn spawn_again(&mut self, point: Option<CrashPoint>) {
         let old = self
             .directory
             .path()
             .join(format!("serve-{}.log", self.child.id()));
         std::fs::rename(self.log(), old).unwrap();
-        self.child = serve(self.directory.path());
-        self.listens().await;
+        self.child = serve(
+            self.directory.path(),
+            self.programs.as_deref(),
+            self.arguments,
+            point,
+        );
     }
 
     /// The id that everything of this data directory carries.
@@ -172,13 +288,7 @@ impl Product {
 
     /// Pids of every process that carries our mark.
     pub(crate) fn marked(&self) -> Vec<i32> {
-        let mark = format!("CHARGEHAND_OWNER={}/", self.instance());
-        processes(|process| {
-            let environment = std::fs::read(process.join("environ")).unwrap_or_default();
-            environment
-                .split(|byte| *byte == 0)
-                .any(|one| one.starts_with(mark.as_bytes()))
-        })
+        marked(&self.instance())
     }
 
     /// Requests of the model that carried a script.
@@ -211,23 +321,20 @@ impl Product {
                 .collect();
             assert!(left.is_empty(), "sessions are left: {left:#?}");
         }
-        let pid = i32::try_from(self.child.id()).unwrap();
-        signal_to(pid, "-TERM");
-        let end = Instant::now() + PATIENCE;
-        let ended = loop {
-            if let Some(ended) = self.child.try_wait().unwrap() {
-                break ended;
-            }
-            assert!(Instant::now() < end, "chargehand does not stop");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        };
-        assert!(ended.success(), "chargehand ended with {ended}");
+        self.signal("-TERM");
+        assert_eq!(self.exit_code().await, Some(0));
         assert_eq!(self.marked(), Vec::<i32>::new(), "processes are left");
+        self.check_journal();
+    }
+
+    /// A client without an agent: it sees the tasks of all.
+    pub(crate) fn everybody(&self) -> Client {
+        self.client.of_agent("")
     }
 
     /// The task has ended as `status`, everything agrees on it, and nothing of it is left. Gives the status.
     pub(crate) async fn ended(&self, task: &str, status: &str) -> Value {
-        let seen = self.client.final_status(task).await;
+        let seen = self.everybody().final_status(task).await;
         assert_eq!(seen["status"], status, "{task}: {seen:#}");
         self.audit(task, &seen).await;
         seen
@@ -245,7 +352,7 @@ impl Product {
 
     /// Prints what happened to a task and what the model was asked, for a person who reads a failed test.
     async fn tell(&self, task: &str) {
-        for event in self.client.history(task).await {
+        for event in self.everybody().history(task).await {
             eprintln!(
                 "{} {} {}",
                 event["timestamp"], event["event"], event["message"]
@@ -270,9 +377,9 @@ impl Product {
     /// What must hold of every task that has ended.
     async fn audit(&self, task: &str, seen: &Value) {
         if seen["attempt"] != 0 {
-            self.client.until_event(task, "attempt_removed").await;
+            self.everybody().until_event(task, "attempt_removed").await;
         }
-        let events = self.client.history(task).await;
+        let events = self.everybody().history(task).await;
         let finals: Vec<&Value> = events
             .iter()
             .filter(|event| {
@@ -287,7 +394,7 @@ impl Product {
             })
             .collect();
         assert_eq!(finals.len(), 1, "one final event: {events:#?}");
-        self.client.cursor_reads_once(task, &events).await;
+        self.everybody().cursor_reads_once(task, &events).await;
         if let Some(directory) = seen["directory"].as_str() {
             gone_from(directory).await;
         }
@@ -317,23 +424,31 @@ impl Drop for Product {
             return;
         };
         let instance = InstanceId(instance.trim().to_owned());
-        // A thread of its own: a test's runtime may be shutting down.
-        let ended = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build();
-            runtime.map(|runtime| {
-                runtime.block_on(end_leftovers(&data, &EngineName::new("local"), &instance))
-            })
-        })
-        .join();
-        if !matches!(ended, Ok(Ok(Ok(_)))) {
-            eprintln!("the worker of the test could not be ended: {ended:?}");
-        }
+        end_everything(data, instance);
     }
 }
 
-fn serve(directory: &Path) -> Child {
+/// Sets in `under` what `over` names, at any depth.
+fn lay_over(under: &mut Value, over: &Value) {
+    match (under, over) {
+        (Value::Object(under), Value::Object(over)) => {
+            for (name, value) in over {
+                lay_over(under.entry(name).or_insert(Value::Null), value);
+            }
+        }
+        (under, over) => *under = over.clone(),
+    }
+}
+
+fn serve(
+    directory: &Path,
+    programs: Option<&Path>,
+    arguments: &[&str],
+    point: Option<CrashPoint>,
+) -> Child {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let usual = std::env::split_paths(&path);
+    let path = std::env::join_paths(programs.map(Path::to_owned).into_iter().chain(usual));
     let log = File::create(directory.join("serve.log")).unwrap();
     Command::new(chargehand())
         .args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json"])
@@ -341,9 +456,11 @@ fn serve(directory: &Path) -> Child {
         .arg(directory.join("chargehand.toml"))
         .arg("--data-dir")
         .arg(directory.join("data"))
+        .args(arguments)
         .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("PATH", path.unwrap())
         .env("HOME", directory)
+        .envs(point.map(|point| ("CHARGEHAND_DIE_AT", point.name())))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)

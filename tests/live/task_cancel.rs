@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::harness::bash;
+use crate::harness_git::HeldGit;
 use crate::harness_product::{Product, Setup, alive, lines, turns, until, wait_for, working_in};
 
 /// One task at a time, so that a slot that is not given back stops everything.
@@ -20,6 +21,12 @@ fn one_at_a_time() -> Setup {
 impl Product {
     /// Cancels, and checks that the answer comes at once and that it holds.
     async fn cancels(&self, task: &str) -> Value {
+        self.cancels_at_once(task).await;
+        self.stays_cancelled(task).await
+    }
+
+    /// The answer does not wait for anything that the task does.
+    async fn cancels_at_once(&self, task: &str) {
         let began = Instant::now();
         let answer = self.client.control(task, "cancel").await;
         assert!(
@@ -31,6 +38,10 @@ impl Product {
             (&answer["status"], &answer["already"]),
             (&json!("cancelled"), &json!(false))
         );
+    }
+
+    /// Nothing is left of it, and nothing that is said to it afterwards changes that.
+    async fn stays_cancelled(&self, task: &str) -> Value {
         let seen = self.ended(task, "cancelled").await;
         assert_eq!(self.client.control(task, "cancel").await["already"], true);
         for control in ["pause", "resume"] {
@@ -111,12 +122,13 @@ async fn queued_in_a_command_in_a_stream_and_paused() {
     .await;
     planner.until_phase(&streaming, "running").await;
     product.cancels(&streaming).await;
-    let newest = product.model.requests().pop().unwrap();
-    assert_eq!(
-        format!("{:?}", newest.end),
-        "Aborted",
-        "the stream to the model is closed"
-    );
+    until("the stream to the model is closed", || async {
+        let newest = product.model.requests().pop().unwrap();
+        let end = format!("{:?}", newest.end);
+        assert_ne!(end, "Done", "the model said everything");
+        (end == "Aborted").then_some(())
+    })
+    .await;
 
     let paused = planner
         .submit(
@@ -211,28 +223,40 @@ fn processes_with(text: &str) -> Vec<i32> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_result_is_read() {
-    let Some(product) = Product::start(one_at_a_time()).await else {
+    let git = HeldGit::new();
+    let setup = Setup {
+        programs: Some(git.programs()),
+        ..one_at_a_time()
+    };
+    let Some(product) = Product::start(setup).await else {
         return;
     };
     let planner = &product.client;
-    let many =
-        "for d in $(seq 60); do mkdir d$d; for f in $(seq 100); do echo $f > d$d/f$f; done; done";
+    let gate = product.directory.path().join("gate");
+    let command = format!("echo made > made.txt; {}", wait_for(&gate));
     let id = planner
         .submit(
-            turns(json!([bash(many), {"text": "Many files."}])),
+            turns(json!([bash(&command), {"text": "One file."}])),
             json!({}),
         )
         .await;
-    let cursor = planner.until_phase(&id, "finishing").await;
-    assert_eq!(cursor["status"], "running");
-    let refusal = planner
-        .refused(
-            "send_task_message",
-            json!({"task_id": id, "message": "Too late."}),
-        )
+    planner
+        .until(&id, "its command runs", |seen| {
+            seen["doing"].as_str().unwrap().contains("bash")
+        })
         .await;
+    git.shut();
+    std::fs::write(&gate, "").unwrap();
+    let seen = planner.until_phase(&id, "finishing").await;
+    assert_eq!(seen["status"], "running");
+    git.holds().await;
+    let late = json!({"task_id": id, "message": "Too late."});
+    let refusal = planner.refused("send_task_message", late).await;
     assert_eq!(refusal["code"], "WRONG_PHASE");
-    product.cancels(&id).await;
+    assert_eq!(planner.status(&id).await["phase"], "finishing");
+    product.cancels_at_once(&id).await;
+    git.open();
+    product.stays_cancelled(&id).await;
     product.goes_on().await;
     assert_eq!(planner.status(&id).await["status"], "cancelled");
     product.stop().await;

@@ -237,7 +237,7 @@ async fn what_ended_while_chargehand_was_dead_is_told_and_not_done_again() {
     product.stop().await;
 }
 
-/// A task in a command and one in a stream, both under way.
+/// A task in a command and one in a stream that lasts more than 20 s, both under way.
 async fn two_under_way(
     product: &Product,
     effects: &Path,
@@ -247,7 +247,7 @@ async fn two_under_way(
     let script =
         turns(json!([two_effects(effects, gate), {"text": "Went on after: {{last_tool}}"}]));
     let command = planner.submit(script, json!({})).await;
-    let stream = json!([{"text": "Slow but sure. ".repeat(10), "chunk": 5, "chunk_delay_ms": 100, "reasoning": "marker-slow"}]);
+    let stream = json!([{"text": "Slow but sure. ".repeat(10), "chunk": 5, "chunk_delay_ms": 700, "reasoning": "marker-slow"}]);
     let streaming = planner.submit(turns(stream), json!({})).await;
     until("both are under way", || async {
         (lines(effects) == 1 && product.model_calls_with("marker-slow") == 1).then_some(())
@@ -257,6 +257,12 @@ async fn two_under_way(
     let seen = planner.until_phase(&command, "running").await;
     let shells = working_in(seen["directory"].as_str().unwrap());
     assert!(!shells.is_empty());
+    let requests = product.model.requests();
+    let spoken = requests
+        .iter()
+        .filter(|one| one.scenario == "inline" && one.body.to_string().contains("marker-slow"));
+    let ends: Vec<String> = spoken.map(|one| format!("{:?}", one.end)).collect();
+    assert_eq!(ends, ["Open"], "the stream is not under way");
     (command, streaming, shells)
 }
 

@@ -1,6 +1,7 @@
 //! OpenCode of older lines: the same product, with two and more turns in one session.
 //!
-//! The versions are installed with npm below the target directory, or found in `CHARGEHAND_OPENCODE_OLD/<version>`.
+//! In: the programs that `tests/run` installs and names in `CHARGEHAND_OPENCODE_1_17` and `CHARGEHAND_OPENCODE_1_3`; where they
+//! are not set, npm installs the same versions below the target directory, once.
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 use std::path::{Path, PathBuf};
@@ -11,16 +12,57 @@ use serde_json::json;
 use crate::harness::bash;
 use crate::harness_product::{Product, Setup, turns, until, wait_for};
 
-/// The program of a version; none = skipped.
-fn installed(version: &str) -> Option<PathBuf> {
-    let given = std::env::var_os("CHARGEHAND_OPENCODE_OLD").map(PathBuf::from);
-    let all = given.unwrap_or_else(|| Path::new(env!("CARGO_TARGET_TMPDIR")).join("opencode-old"));
-    let place = all.join(version);
-    let program = place.join("node_modules/opencode-linux-x64/bin/opencode");
-    if program.is_file() {
+/// The newest line before the pinned one.
+pub(crate) const OLD: &str = "1.17.0";
+/// The oldest that is taken.
+pub(crate) const OLDEST: &str = "1.3.0";
+
+/// The program of a version ([`OLD`] or [`OLDEST`]); none = skipped.
+pub(crate) fn installed(version: &str) -> Option<PathBuf> {
+    let line: Vec<&str> = version.split('.').take(2).collect();
+    let name = format!("CHARGEHAND_OPENCODE_{}", line.join("_"));
+    if let Some(given) = std::env::var_os(&name).filter(|given| !given.is_empty()) {
+        let program = PathBuf::from(given);
+        let said = Command::new(&program).arg("--version").output();
+        let said = said.map(|said| String::from_utf8_lossy(&said.stdout).trim().to_owned());
+        assert!(
+            said.as_ref().is_ok_and(|said| said == version),
+            "{name} is not OpenCode {version}, which these tests are for: {} says {said:?}",
+            program.display()
+        );
         return Some(program);
     }
+    match by_npm(version) {
+        Ok(program) => Some(program),
+        Err(problem) => {
+            assert!(
+                std::env::var_os("CHARGEHAND_REQUIRE_LIVE").is_none_or(|value| value != "1"),
+                "OpenCode {version} is required here, and {name} does not name it: {problem}"
+            );
+            println!("SKIPPED, no OpenCode {version}: {problem}");
+            None
+        }
+    }
+}
+
+/// Installed below the target directory, now or by an earlier test.
+fn by_npm(version: &str) -> Result<PathBuf, String> {
+    let all = Path::new(env!("CARGO_TARGET_TMPDIR")).join("opencode-old");
+    let place = all.join(version);
+    let arch = match std::env::consts::ARCH {
+        "x86_64" => "x64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    let program = place.join(format!("node_modules/opencode-linux-{arch}/bin/opencode"));
+    let whole = place.join(".done");
     std::fs::create_dir_all(&place).unwrap();
+    // Tests are processes of their own: only one may install.
+    let lock = std::fs::File::create(all.join(format!("{version}.lock"))).unwrap();
+    lock.lock().unwrap();
+    if whole.exists() {
+        return Ok(program);
+    }
     let done = Command::new("npm")
         .args([
             "install",
@@ -31,19 +73,16 @@ fn installed(version: &str) -> Option<PathBuf> {
         ])
         .arg(&place)
         .arg(format!("opencode-ai@{version}"))
-        .arg(format!("opencode-linux-x64@{version}"))
+        .arg(format!("opencode-linux-{arch}@{version}"))
         .output();
-    let problem = match done {
-        Ok(done) if done.status.success() && program.is_file() => return Some(program),
-        Ok(done) => String::from_utf8_lossy(&done.stderr).into_owned(),
-        Err(error) => error.to_string(),
-    };
-    assert!(
-        std::env::var_os("CHARGEHAND_REQUIRE_LIVE").is_none_or(|value| value != "1"),
-        "OpenCode {version} is required here: {problem}"
-    );
-    println!("SKIPPED, no OpenCode {version}: {problem}");
-    None
+    match done {
+        Ok(done) if done.status.success() && program.is_file() => {
+            std::fs::write(whole, "").unwrap();
+            Ok(program)
+        }
+        Ok(done) => Err(String::from_utf8_lossy(&done.stderr).into_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 async fn works_with(version: &str) {
@@ -130,10 +169,10 @@ async fn works_with(version: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn version_1_3() {
-    works_with("1.3.0").await;
+    works_with(OLDEST).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn version_1_17() {
-    works_with("1.17.19").await;
+    works_with(OLD).await;
 }

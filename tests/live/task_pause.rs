@@ -8,10 +8,12 @@ use serde_json::{Value, json};
 use crate::harness::bash;
 use crate::harness_product::{Product, Setup, alive, lines, turns, until, wait_for, working_in};
 
-/// Nothing counts and nothing happens while it is paused.
+/// Nothing counts and nothing happens while it is paused; other tasks of the product may speak to the model meanwhile.
 async fn stands_still(product: &Product, task: &str) {
-    let calls = product.model.requests().len();
     let before = product.client.status(task).await;
+    let directory = before["directory"].as_str().unwrap();
+    let calls = calls_in(product, directory);
+    assert_ne!(calls, 0, "no call of the task is known by its directory");
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     let after = product.client.status(task).await;
     assert_eq!(
@@ -21,10 +23,16 @@ async fn stands_still(product: &Product, task: &str) {
     assert_eq!(before["running_ms"], after["running_ms"]);
     assert_eq!(before["next_event"], after["next_event"]);
     assert_eq!(
-        product.model.requests().len(),
+        calls_in(product, directory),
         calls,
         "the model was asked during the pause"
     );
+}
+
+/// How many requests to the model came from this workdir.
+fn calls_in(product: &Product, directory: &str) -> usize {
+    let requests = product.model.requests();
+    requests.iter().filter(|one| one.cwd == directory).count()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -98,27 +106,21 @@ async fn pause_in_a_stream(product: &Product) {
     planner.until_phase(&id, "running").await;
     tokio::time::sleep(Duration::from_millis(700)).await;
     assert_eq!(planner.control(&id, "pause").await["phase"], "paused");
-    let request = product.model.requests();
-    let open = request
-        .iter()
-        .filter(|one| json!(one.cwd) == directory && format!("{:?}", one.end) == "Open");
-    assert_eq!(open.count(), 0, "the stream to the model is closed");
-    stands_still_alone(planner, &id).await;
+    until("the stream to the model is closed", || async {
+        let requests = product.model.requests();
+        let ends = requests
+            .iter()
+            .filter(|one| one.scenario == "inline" && json!(one.cwd) == directory)
+            .map(|one| format!("{:?}", one.end));
+        let ends: Vec<String> = ends.collect();
+        assert!(!ends.contains(&"Done".to_owned()), "all was said: {ends:?}");
+        (ends == ["Aborted"]).then_some(())
+    })
+    .await;
+    stands_still(product, &id).await;
     planner.control(&id, "resume").await;
     let seen = product.ended(&id, "completed").await;
     assert_eq!(seen["output"], "Said in full.");
-}
-
-/// As [`stands_still`], while other tasks of the product may speak to the model.
-async fn stands_still_alone(planner: &crate::harness_product::Client, task: &str) {
-    let before = planner.status(task).await;
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
-    let after = planner.status(task).await;
-    assert_eq!(after["status"], "paused");
-    assert_eq!(
-        (&before["running_ms"], &before["next_event"]),
-        (&after["running_ms"], &after["next_event"])
-    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -138,7 +140,7 @@ async fn a_task_that_runs_too_long_is_ended_with_all_that_it_started() {
     let long = format!("sleep 602 & {note}; sleep 603");
     let script = turns(json!([bash(&left), bash(&long), {"text": "Never."}]));
     let began = Instant::now();
-    let id = planner.submit(script, json!({"timeout_ms": 15_000})).await;
+    let id = planner.submit(script, json!({"timeout_ms": 40_000})).await;
     let next = planner
         .submit(turns(json!([{"text": "Next."}])), json!({}))
         .await;
@@ -147,15 +149,13 @@ async fn a_task_that_runs_too_long_is_ended_with_all_that_it_started() {
     })
     .await;
     let seen: Value = product.ended(&id, "timeout").await;
-    assert!(
-        began.elapsed() < Duration::from_secs(60),
-        "{:?}",
-        began.elapsed()
-    );
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(85), "{took:?}");
     assert_eq!(seen.get("exit_code"), None);
     let ran = seen["running_ms"].as_u64().unwrap();
-    assert!((15_000..17_000).contains(&ran), "{ran}");
-    assert!(seen["error"].as_str().unwrap().contains("15 s"), "{seen:#}");
+    assert!((40_000..45_000).contains(&ran), "{ran}");
+    assert!(u128::from(ran) <= took.as_millis(), "{ran} ms in {took:?}");
+    assert!(seen["error"].as_str().unwrap().contains("40 s"), "{seen:#}");
     let children = std::fs::read_to_string(&pids).unwrap();
     assert!(
         children.lines().all(|pid| !alive(pid.parse().unwrap())),

@@ -1,92 +1,12 @@
 //! The engine `remote`: an OpenCode server that somebody else runs, with sessions that are none of ours.
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
-use std::fs::File;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-
-use chargehand::scripted_model::{ScriptedModel, opencode_provider_config};
+use chargehand::scripted_model::ScriptedModel;
 use serde_json::{Value, json};
 
 use crate::harness::{bash, opencode};
-use crate::harness_product::{Product, Setup, Worker, turns, until, wait_for};
-
-/// An `opencode serve` of the test's own. Ended when dropped.
-struct Foreign {
-    child: Child,
-    worker: Worker,
-}
-
-impl Drop for Foreign {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
-
-impl Foreign {
-    async fn start(program: &Path, home: &Path, model: &ScriptedModel) -> Self {
-        std::fs::create_dir_all(home).unwrap();
-        let log = home.join("serve.log");
-        let password = "only-for-this-test";
-        let child = Command::new(program)
-            .args(["serve", "--hostname", "127.0.0.1", "--port", "0"])
-            .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .env("HOME", home)
-            .env("PWD", home)
-            .env(
-                "OPENCODE_CONFIG_CONTENT",
-                opencode_provider_config(&model.base_url()).to_string(),
-            )
-            .env("OPENCODE_SERVER_PASSWORD", password)
-            .env("OPENCODE_DISABLE_AUTOUPDATE", "1")
-            .env("OPENCODE_DISABLE_MODELS_FETCH", "1")
-            .env("npm_config_registry", "http://127.0.0.1:9")
-            .current_dir(home)
-            .stdin(Stdio::null())
-            .stdout(File::create(&log).unwrap())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let port = until("the foreign server listens", || async {
-            let text = std::fs::read_to_string(&log).ok()?;
-            let (_, port) = text
-                .lines()
-                .find(|line| line.contains("listening on"))?
-                .rsplit_once(':')?;
-            port.trim().parse::<u16>().ok()
-        })
-        .await;
-        let worker = Worker {
-            pid: i32::try_from(child.id()).unwrap(),
-            url: format!("http://127.0.0.1:{port}"),
-            password: password.to_owned(),
-        };
-        Self { child, worker }
-    }
-
-    /// A session of somebody else, of a directory.
-    async fn session(&self, directory: &Path, metadata: Value) -> String {
-        let body = json!({"title": "not Chargehand's", "metadata": metadata});
-        let made = self
-            .worker
-            .post(&format!("/session?directory={}", directory.display()), body)
-            .await;
-        made["id"].as_str().unwrap().to_owned()
-    }
-
-    /// Chargehand and the server on one machine: the workdirs have the same path for both.
-    fn same_paths(&self) -> Value {
-        let mut setting = self.setting();
-        setting["path_map"] = json!({"{place}/data/workdirs": "{place}/data/workdirs"});
-        setting
-    }
-
-    fn setting(&self) -> Value {
-        json!({"url": self.worker.url, "password": self.worker.password})
-    }
-}
+use crate::harness_foreign::Foreign;
+use crate::harness_product::{Product, Setup, turns, until, wait_for};
 
 /// Works on a task with the remote engine; gives its final status.
 async fn does_a_task(product: &Product, foreign: &Foreign) -> Value {

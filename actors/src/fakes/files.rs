@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
+use super::PortCall;
 use super::trouble::{Trouble, lock};
 use crate::command::Source;
 use crate::event::Changes;
 use crate::id::{AttemptId, TaskId};
 use crate::ports::{
-    FileContent, FileList, OutputError, OutputStore, PortFuture, Prepared, TextChunk, WorkdirError,
-    Workdirs,
+    FileContent, FileList, OutputError, OutputStore, PortFuture, Prepared, Space, TextChunk,
+    WorkdirError, Workdirs,
 };
 
 /// Output files in memory.
@@ -71,6 +72,57 @@ impl OutputStore for FakeOutput {
                 .call("output.read", "", |_| chunk(&self.of(task), offset, limit))
                 .await
                 .map_err(OutputError)
+        })
+    }
+
+    fn remove(&self, task: TaskId) -> PortFuture<'_, Result<(), OutputError>> {
+        Box::pin(async move {
+            let remove = |_: &mut super::Random| {
+                lock(&self.texts).remove(&task);
+            };
+            self.trouble
+                .call("output.remove", &task.to_string(), remove)
+                .await
+                .map_err(OutputError)
+        })
+    }
+}
+
+/// Disks with a switch.
+#[derive(Debug)]
+pub struct FakeSpace {
+    low: Mutex<Option<String>>,
+    trouble: Trouble,
+}
+
+impl FakeSpace {
+    /// There is room.
+    pub fn new(trouble: Trouble) -> Self {
+        Self {
+            low: Mutex::default(),
+            trouble,
+        }
+    }
+
+    /// From now on there is none, and why; or there is again.
+    pub fn set_low(&self, why: Option<&str>) {
+        *lock(&self.low) = why.map(str::to_owned);
+    }
+}
+
+impl Space for FakeSpace {
+    fn watched(&self) -> bool {
+        true
+    }
+
+    fn low(&self) -> PortFuture<'_, Option<String>> {
+        Box::pin(async move {
+            let looked = self
+                .trouble
+                .call("space.low", "", |_| lock(&self.low).clone())
+                .await;
+            // What fails is a look without an answer.
+            looked.unwrap_or_default()
         })
     }
 }
@@ -140,6 +192,7 @@ impl Workdirs for FakeWorkdirs {
                     note: None,
                 })
             };
+            self.trouble.watch.saw(PortCall::Prepare(attempt));
             self.trouble
                 .call("workdirs.prepare", &attempt.to_string(), make)
                 .await
@@ -156,6 +209,7 @@ impl Workdirs for FakeWorkdirs {
                     ..Changes::default()
                 }
             };
+            self.trouble.watch.saw(PortCall::Collect(attempt));
             self.trouble
                 .call("workdirs.collect", &attempt.to_string(), take)
                 .await
@@ -209,6 +263,7 @@ impl Workdirs for FakeWorkdirs {
             let remove = |_: &mut super::Random| {
                 lock(&self.made).retain(|attempt, _| attempt.task != task);
             };
+            self.trouble.watch.saw(PortCall::RemoveWorkdir(task));
             self.trouble
                 .call("workdirs.remove", &task.to_string(), remove)
                 .await

@@ -6,11 +6,13 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
+use super::PortCall;
 use super::trouble::{Trouble, lock};
 use crate::event::{CommittedEvent, Event};
 use crate::id::{BatchId, EventNumber, TaskId, WallTime};
 use crate::ports::{
-    Batch, JournalError, JournalStore, KeyRow, ListFilter, Loaded, LoadedTask, PortFuture,
+    Batch, EndedFilter, EndedTask, JournalError, JournalStore, KeyRow, ListFilter, Loaded,
+    LoadedTask, PortFuture,
 };
 use crate::view::TaskView;
 
@@ -21,6 +23,8 @@ struct Store {
     batches: HashSet<BatchId>,
     cursors: HashMap<String, EventNumber>,
     poisoned: HashMap<TaskId, String>,
+    /// The highest number ever given to an event.
+    high: EventNumber,
 }
 
 /// The store. Cheap to clone; clones share the content.
@@ -43,8 +47,9 @@ impl Store {
         self.events.iter().filter(move |e| e.task == Some(task))
     }
 
-    fn append(&mut self, batches: Vec<Batch>) -> Result<(), JournalError> {
-        let mut next = EventNumber(self.events.len() as u64).next();
+    /// Gives the batches that are new.
+    fn append(&mut self, batches: Vec<Batch>) -> Result<Vec<Batch>, JournalError> {
+        let mut next = self.high.next();
         let fresh: Vec<Batch> = batches
             .into_iter()
             .filter(|batch| !self.batches.contains(&batch.id))
@@ -58,19 +63,76 @@ impl Store {
             }
             next = next.next();
         }
-        for batch in fresh {
+        for batch in &fresh {
             self.batches.insert(batch.id);
-            self.events.extend(batch.events);
-            if let Some(row) = batch.row {
-                self.rows.insert(row.id, row);
+            if let Some(last) = batch.events.last() {
+                self.high = last.number;
+            }
+            if let Some(row) = &batch.row {
+                self.rows.insert(row.id, row.clone());
+            }
+            for event in &batch.events {
+                self.keep(event.clone());
             }
         }
+        Ok(fresh)
+    }
+
+    /// Nothing is kept of a task that was forgotten.
+    fn keep(&mut self, event: CommittedEvent) {
+        if let Some(task) = event.task {
+            let Some(row) = self.rows.get_mut(&task) else {
+                return;
+            };
+            if event.event == Event::FilesCleared {
+                row.files_cleared = Some(event.at);
+            }
+        }
+        self.events.push(event);
+    }
+
+    fn is_removed(&self, row: &TaskView) -> bool {
+        let gone = |e: &CommittedEvent| matches!(e.event, Event::AttemptRemoved { attempt } if attempt >= row.attempt);
+        row.attempt == 0 || self.of(row.id).any(gone)
+    }
+
+    fn ended(&self, filter: &EndedFilter) -> Vec<EndedTask> {
+        let mut found: Vec<EndedTask> = self
+            .rows
+            .values()
+            .filter(|row| row.phase.is_final())
+            .filter(|row| !filter.with_files || (row.attempt > 0 && row.files_cleared.is_none()))
+            .map(|row| EndedTask {
+                ended_at: row.ended_at.unwrap_or(row.phase_since),
+                attempt_removed: self.is_removed(row),
+                view: row.clone(),
+            })
+            .filter(|task| task.ended_at < filter.before)
+            .filter(|task| {
+                let at = (task.ended_at, task.view.id);
+                filter.after.is_none_or(|after| at > after)
+            })
+            .collect();
+        found.sort_by_key(|task| (task.ended_at, task.view.id));
+        found.truncate(filter.limit as usize);
+        found
+    }
+
+    fn forget(&mut self, task: TaskId, cursors: &[String]) -> Result<(), JournalError> {
+        if let Some(row) = self.rows.get(&task)
+            && !row.phase.is_final()
+        {
+            return Err(JournalError::Write(format!("task {task} has not ended")));
+        }
+        self.rows.remove(&task);
+        self.events.retain(|event| event.task != Some(task));
+        self.cursors.retain(|name, _| !cursors.contains(name));
         Ok(())
     }
 
     fn load(&self, keys_since: WallTime) -> Loaded {
         let mut loaded = Loaded {
-            last_event: EventNumber(self.events.len() as u64),
+            last_event: self.high,
             ..Loaded::default()
         };
         for event in &self.events {
@@ -218,6 +280,7 @@ impl MemoryJournal {
 
 impl JournalStore for MemoryJournal {
     fn load(&self, keys_since: WallTime) -> PortFuture<'_, Result<Loaded, JournalError>> {
+        self.trouble.watch.saw(PortCall::Load);
         Box::pin(self.read("journal.load", move |store| Ok(store.load(keys_since))))
     }
 
@@ -233,7 +296,7 @@ impl JournalStore for MemoryJournal {
                 for note in notes {
                     self.trouble.trace.note(note);
                 }
-                written
+                written.map(|fresh| self.trouble.watch.saw(PortCall::Appended(&fresh)))
             };
             self.trouble
                 .call("journal.append", "", write)
@@ -306,6 +369,42 @@ impl JournalStore for MemoryJournal {
             };
             self.trouble
                 .call("journal.set_cursor", "", write)
+                .await
+                .map_err(JournalError::Write)
+        })
+    }
+
+    fn ended(&self, filter: EndedFilter) -> PortFuture<'_, Result<Vec<EndedTask>, JournalError>> {
+        Box::pin(self.read("journal.ended", move |store| Ok(store.ended(&filter))))
+    }
+
+    fn forget(
+        &self,
+        task: TaskId,
+        cursors: Vec<String>,
+    ) -> PortFuture<'_, Result<(), JournalError>> {
+        Box::pin(async move {
+            self.trouble.watch.saw(PortCall::Forget(task));
+            let forget = |_: &mut super::Random| lock(&self.store).forget(task, &cursors);
+            self.trouble
+                .call("journal.forget", &task.to_string(), forget)
+                .await
+                .map_err(JournalError::Write)?
+        })
+    }
+
+    fn tidy(
+        &self,
+        events_before: WallTime,
+        _keys_before: WallTime,
+    ) -> PortFuture<'_, Result<(), JournalError>> {
+        Box::pin(async move {
+            let tidy = |_: &mut super::Random| {
+                let keep = |e: &CommittedEvent| e.task.is_some() || e.at >= events_before;
+                lock(&self.store).events.retain(keep);
+            };
+            self.trouble
+                .call("journal.tidy", "", tidy)
                 .await
                 .map_err(JournalError::Write)
         })

@@ -1,11 +1,15 @@
-//! One fake for the three outward ports. In: a mode. Out: what was told to the memory, the rooms, the agent.
+//! One fake for memory and notices. In: a mode. Out: what was told to the memory and the agent.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use super::PortCall;
 use super::trouble::{Trouble, lock};
-use crate::event::CommittedEvent;
 use crate::id::TaskId;
-use crate::ports::{Memory, Notices, OutwardError, PortFuture, Rooms};
+use crate::ports::{
+    Delivered, LeftMemory, Memory, MemoryPage, MemoryPlace, Notice, Notices, PlannerError,
+    PortFuture, Written,
+};
 use crate::view::TaskView;
 
 /// How the outside behaves.
@@ -29,11 +33,15 @@ pub enum OutwardMode {
 #[derive(Debug, Default)]
 struct Told {
     views: Vec<TaskView>,
-    posts: Vec<(TaskId, String, Vec<CommittedEvent>)>,
-    notices: Vec<(TaskView, String)>,
+    notices: Vec<Notice>,
+    /// What stands in the memory now.
+    memories: BTreeMap<TaskId, TaskView>,
+    made: usize,
+    most_memories: usize,
+    archived: Vec<TaskId>,
 }
 
-/// Memory, rooms and notices in one. Cheap to clone.
+/// Memory and notices in one. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct FakeOutward {
     mode: Arc<Mutex<OutwardMode>>,
@@ -61,44 +69,63 @@ impl FakeOutward {
         lock(&self.told).views.clone()
     }
 
-    /// Events posted to the task's room, in order, repeats with the same key left out.
-    pub fn posted(&self, task: TaskId) -> Vec<CommittedEvent> {
-        let told = lock(&self.told);
-        let mut keys = std::collections::HashSet::new();
-        told.posts
-            .iter()
-            .filter(|(of, key, _)| *of == task && keys.insert(key))
-            .flat_map(|(_, _, events)| events.clone())
-            .collect()
-    }
-
-    /// Notices given, with their keys.
-    pub fn notices(&self) -> Vec<(TaskView, String)> {
+    /// Notices given.
+    pub fn notices(&self) -> Vec<Notice> {
         lock(&self.told).notices.clone()
     }
 
-    async fn tell(
+    /// What stands in the memory now.
+    pub fn memories(&self) -> BTreeMap<TaskId, TaskView> {
+        lock(&self.told).memories.clone()
+    }
+
+    /// How many memories were made.
+    pub fn made(&self) -> usize {
+        lock(&self.told).made
+    }
+
+    /// The most memories that one agent had at once.
+    pub fn most_memories(&self) -> usize {
+        lock(&self.told).most_memories
+    }
+
+    /// Tasks whose end was archived.
+    pub fn archived(&self) -> Vec<TaskId> {
+        lock(&self.told).archived.clone()
+    }
+
+    /// Somebody removes a task's memory by hand.
+    pub fn remove_memory(&self, task: TaskId) {
+        lock(&self.told).memories.remove(&task);
+    }
+
+    /// A memory that an earlier life left.
+    pub fn leave_memory(&self, view: TaskView) {
+        lock(&self.told).memories.insert(view.id, view);
+    }
+
+    async fn tell<T: Send>(
         &self,
         what: &'static str,
-        about: TaskId,
-        tell: impl FnOnce(&mut Told) + Send,
-    ) -> Result<(), OutwardError> {
+        about: &str,
+        tell: impl FnOnce(&mut Told) -> T + Send,
+    ) -> Result<T, PlannerError> {
         let mode = *lock(&self.mode);
         match mode {
             OutwardMode::Off | OutwardMode::Works => {}
             OutwardMode::Fails => {
-                return Err(OutwardError::Transient("scripted: not now".to_owned()));
+                return Err(PlannerError::Unavailable("scripted: not now".to_owned()));
             }
             OutwardMode::Refuses => {
-                return Err(OutwardError::Permanent("scripted: never".to_owned()));
+                return Err(PlannerError::Gone("scripted: never".to_owned()));
             }
             OutwardMode::Hangs => std::future::pending().await,
             OutwardMode::Panics => std::panic::panic_any(format!("scripted panic of {what}")),
         }
         self.trouble
-            .call(what, &about.to_string(), |_| tell(&mut lock(&self.told)))
+            .call(what, about, |_| tell(&mut lock(&self.told)))
             .await
-            .map_err(OutwardError::Transient)
+            .map_err(PlannerError::Unavailable)
     }
 
     fn is_on(&self) -> bool {
@@ -115,30 +142,112 @@ impl Memory for FakeOutward {
         self.is_on()
     }
 
-    fn write(&self, view: TaskView) -> PortFuture<'_, Result<(), OutwardError>> {
-        let task = view.id;
-        Box::pin(self.tell("memory.write", task, |told| told.views.push(view)))
-    }
-}
-
-impl Rooms for FakeOutward {
-    fn name(&self) -> String {
-        "fake rooms".to_owned()
+    fn wants(&self, view: &TaskView) -> bool {
+        view.caller.agent_id.starts_with("agent")
     }
 
-    fn enabled(&self) -> bool {
-        self.is_on()
+    fn events_wanted(&self) -> u64 {
+        5
     }
 
-    fn post(
+    fn probe(&self) -> PortFuture<'_, Result<String, PlannerError>> {
+        Box::pin(async {
+            self.tell("memory.probe", "", |_| {}).await?;
+            Ok("fake memory 1".to_owned())
+        })
+    }
+
+    fn write(
         &self,
-        task: TaskId,
-        key: String,
-        events: Vec<CommittedEvent>,
-    ) -> PortFuture<'_, Result<(), OutwardError>> {
-        Box::pin(self.tell("rooms.post", task, move |told| {
-            told.posts.push((task, key, events));
+        page: MemoryPage,
+        at: Option<MemoryPlace>,
+        fresh: bool,
+    ) -> PortFuture<'_, Result<Written, PlannerError>> {
+        let view = page.view;
+        let task = view.id;
+        self.trouble.watch.saw(PortCall::Memory(&view));
+        Box::pin(async move {
+            let write = |told: &mut Told| {
+                let known = told.memories.get(&task).cloned();
+                assert!(!fresh || known.is_none(), "a memory is said not to exist");
+                let remade = at.map_or(0, |at| at.remade);
+                if known.is_none() {
+                    told.made += 1;
+                }
+                told.memories.insert(task, view.clone());
+                let agent = &view.caller.agent_id;
+                let memories = told.memories.values();
+                let there = memories.filter(|one| one.caller.agent_id == *agent).count();
+                told.most_memories = told.most_memories.max(there);
+                told.views.push(view);
+                remade
+            };
+            let remade = self.tell("memory.write", &task.to_string(), write).await?;
+            Ok(Written {
+                place: MemoryPlace {
+                    id: format!("memory-{task}"),
+                    label: "fake".to_owned(),
+                    digest: 0,
+                    remade,
+                    only: fresh,
+                },
+                changed: true,
+            })
+        })
+    }
+
+    fn archives(&self) -> bool {
+        true
+    }
+
+    fn archive(&self, view: TaskView, in_doubt: bool) -> PortFuture<'_, Result<(), PlannerError>> {
+        Box::pin(async move {
+            let task = view.id;
+            let archive = |told: &mut Told| {
+                if !in_doubt || !told.archived.contains(&task) {
+                    told.archived.push(task);
+                }
+            };
+            self.tell("memory.archive", &task.to_string(), archive)
+                .await
+        })
+    }
+
+    fn close(
+        &self,
+        view: TaskView,
+        _at: Option<MemoryPlace>,
+    ) -> PortFuture<'_, Result<(), PlannerError>> {
+        Box::pin(async move {
+            let close = |told: &mut Told| {
+                told.memories.remove(&view.id);
+            };
+            self.tell("memory.close", &view.id.to_string(), close).await
+        })
+    }
+
+    fn left(&self) -> PortFuture<'_, Result<Vec<LeftMemory>, PlannerError>> {
+        Box::pin(self.tell("memory.left", "", |told| {
+            let memories = told.memories.values();
+            memories
+                .map(|view| LeftMemory {
+                    task: view.id,
+                    id: format!("memory-{}", view.id),
+                    label: "fake".to_owned(),
+                    agent: view.caller.agent_id.clone(),
+                })
+                .collect()
         }))
+    }
+
+    fn remove(&self, left: LeftMemory) -> PortFuture<'_, Result<(), PlannerError>> {
+        Box::pin(async move {
+            let remove = |told: &mut Told| {
+                told.memories.remove(&left.task);
+            };
+            self.tell("memory.remove", &left.task.to_string(), remove)
+                .await
+        })
     }
 }
 
@@ -151,10 +260,26 @@ impl Notices for FakeOutward {
         self.is_on()
     }
 
-    fn notify(&self, view: TaskView, key: String) -> PortFuture<'_, Result<(), OutwardError>> {
-        let task = view.id;
-        Box::pin(self.tell("notices.notify", task, |told| {
-            told.notices.push((view, key));
-        }))
+    fn reaches(&self, view: &TaskView) -> bool {
+        view.caller.agent_id.starts_with("agent")
+    }
+
+    fn notify(
+        &self,
+        notice: Notice,
+        in_doubt: bool,
+    ) -> PortFuture<'_, Result<Delivered, PlannerError>> {
+        self.trouble.watch.saw(PortCall::Notice(&notice.view));
+        Box::pin(async move {
+            let about = notice.view.id.to_string();
+            let notify = |told: &mut Told| {
+                if in_doubt && told.notices.iter().any(|had| had.key() == notice.key()) {
+                    return Delivered::Before;
+                }
+                told.notices.push(notice);
+                Delivered::Now
+            };
+            self.tell("notices.notify", &about, notify).await
+        })
     }
 }

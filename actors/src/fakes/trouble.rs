@@ -3,14 +3,14 @@
 //!
 //! In: every port call passes through [`Trouble::call`]. Out: its effect, or none, or an effect whose answer is lost.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::Random;
+use super::{Random, Watch};
 
 /// What happens to one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub enum Fate {
     HangAfter,
     /// It works after this many milliseconds.
     Slow(u64),
+    /// It works at once, and its answer comes this many milliseconds later: a reading is then out of date.
+    Stale(u64),
     /// The port panics before the effect.
     Panic,
 }
@@ -44,6 +46,24 @@ pub struct Rates {
     pub hang_after: u32,
     /// [`Fate::Slow`], 0.1 to 20 s.
     pub slow: u32,
+    /// [`Fate::Stale`], 0.1 to 20 s.
+    pub stale: u32,
+}
+
+impl Fate {
+    /// One word for it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Fine => "fine",
+            Self::FailBefore => "fail before",
+            Self::FailAfter => "fail after",
+            Self::HangBefore => "hang before",
+            Self::HangAfter => "hang after",
+            Self::Slow(_) => "slow",
+            Self::Stale(_) => "stale",
+            Self::Panic => "panic",
+        }
+    }
 }
 
 impl Rates {
@@ -55,6 +75,7 @@ impl Rates {
             (self.hang_before, Fate::HangBefore),
             (self.hang_after, Fate::HangAfter),
             (self.slow, Fate::Slow(100 << random.below(8))),
+            (self.stale, Fate::Stale(100 << random.below(8))),
         ] {
             if at < rate {
                 return fate;
@@ -81,23 +102,44 @@ impl Fuse {
         *lock(&self.0.left) = n;
     }
 
+    /// Blows now: from this instant on no call has an effect or an answer, as if the process had died.
+    pub fn blow(&self) {
+        self.set(Some(0));
+        self.0.blown.notify_waiters();
+    }
+
+    /// Whether it has blown.
+    pub fn is_blown(&self) -> bool {
+        *lock(&self.0.left) == Some(0)
+    }
+
     /// Completes when the fuse has blown.
     pub async fn blown(&self) {
-        self.0.blown.notified().await;
+        loop {
+            let notified = self.0.blown.notified();
+            if self.is_blown() {
+                return;
+            }
+            notified.await;
+        }
     }
 
     /// A boundary between a commit and an effect: at the blown one, and at every later one, nothing goes on.
-    async fn boundary(&self) {
-        let blown = match &mut *lock(&self.0.left) {
-            None => false,
-            Some(0) => true,
+    /// `blows` is called when this is the one.
+    async fn boundary(&self, blows: impl FnOnce()) {
+        let (blown, now) = match &mut *lock(&self.0.left) {
+            None => (false, false),
+            Some(0) => (true, false),
             Some(left) => {
                 *left -= 1;
-                *left == 0
+                (*left == 0, *left == 0)
             }
         };
+        if now {
+            blows();
+            self.0.blown.notify_waiters();
+        }
         if blown {
-            self.0.blown.notify_one();
             std::future::pending::<()>().await;
         }
     }
@@ -158,6 +200,7 @@ struct Plan {
     always: HashMap<&'static str, Fate>,
     drawn: HashMap<String, u64>,
     calls: HashMap<&'static str, u64>,
+    met: BTreeMap<(&'static str, &'static str), u64>,
 }
 
 /// The troubles of one world, shared by its ports.
@@ -169,6 +212,8 @@ pub struct Trouble {
     pub fuse: Fuse,
     /// What happened.
     pub trace: Trace,
+    /// Sees every call.
+    pub watch: Watch,
 }
 
 impl Trouble {
@@ -179,6 +224,7 @@ impl Trouble {
             plan: Arc::default(),
             fuse: Fuse::default(),
             trace: Trace::default(),
+            watch: Watch::default(),
         }
     }
 
@@ -216,6 +262,15 @@ impl Trouble {
         lock(&self.plan).calls.get(what).copied().unwrap_or(0)
     }
 
+    /// How often each call met each fate, and how often the fuse blew before and after it.
+    pub fn met(&self) -> BTreeMap<(&'static str, &'static str), u64> {
+        lock(&self.plan).met.clone()
+    }
+
+    fn meets(&self, what: &'static str, how: &'static str) {
+        *lock(&self.plan).met.entry((what, how)).or_default() += 1;
+    }
+
     fn draw(&self, what: &'static str, about: &str) -> (Fate, Random) {
         let mut plan = lock(&self.plan);
         *plan.calls.entry(what).or_default() += 1;
@@ -245,8 +300,14 @@ impl Trouble {
         about: &str,
         effect: impl FnOnce(&mut Random) -> T,
     ) -> Result<T, String> {
-        self.fuse.boundary().await;
+        let blows = |how| {
+            self.trace
+                .note(format!("the fuse blows, {how} of {what} {about}"));
+            self.meets(what, how);
+        };
+        self.fuse.boundary(|| blows("crash before")).await;
         let (fate, mut random) = self.draw(what, about);
+        self.meets(what, fate.word());
         if fate != Fate::Fine {
             self.trace.note(format!("{what} {about}: {fate:?}"));
         }
@@ -256,16 +317,22 @@ impl Trouble {
             Fate::HangBefore => std::future::pending().await,
             Fate::Panic => std::panic::panic_any(format!("scripted panic of {what}")),
             Fate::Slow(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
-            Fate::Fine | Fate::FailAfter | Fate::HangAfter => {}
+            Fate::Fine | Fate::FailAfter | Fate::HangAfter | Fate::Stale(_) => {}
         }
         let result = effect(&mut random);
-        self.fuse.boundary().await;
+        self.fuse.boundary(|| blows("crash after")).await;
+        if let Fate::Stale(ms) = fate {
+            tokio::time::sleep(Duration::from_millis(ms)).await;
+        }
         match fate {
             Fate::FailAfter => Err(format!("scripted: {what} failed after its effect")),
             Fate::HangAfter => std::future::pending().await,
-            Fate::Fine | Fate::FailBefore | Fate::HangBefore | Fate::Slow(_) | Fate::Panic => {
-                Ok(result)
-            }
+            Fate::Fine
+            | Fate::FailBefore
+            | Fate::HangBefore
+            | Fate::Slow(_)
+            | Fate::Stale(_)
+            | Fate::Panic => Ok(result),
         }
     }
 }

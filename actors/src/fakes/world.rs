@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    FakeClock, FakeEngine, FakeOutput, FakeOutward, FakeWorkdirs, MemoryJournal, OutwardMode,
-    SeededIds, Trouble,
+    FakeClock, FakeEngine, FakeOutput, FakeOutward, FakeRooms, FakeSpace, FakeWorkdirs,
+    MemoryJournal, OutwardMode, SeededIds, Trouble,
 };
-use crate::command::{Caller, Identity, Priority, Source, StatusQuery, Submit, TaskSpec, WaitFor};
+use crate::command::{
+    Caller, Identity, Notify, Origin, Priority, Source, StatusQuery, Submit, TaskSpec, WaitFor,
+};
 use crate::error::TreeError;
 use crate::event::{CommittedEvent, Event, Phase};
 use crate::id::{AttemptId, EngineName, TaskId};
@@ -28,11 +30,12 @@ pub struct World {
     pub journal: MemoryJournal,
     pub output: Arc<FakeOutput>,
     pub workdirs: Arc<FakeWorkdirs>,
+    pub space: Arc<FakeSpace>,
     pub engine: FakeEngine,
     /// A second engine, `frozen`, that freezes instead of aborting.
     pub freezer: FakeEngine,
     pub memory: FakeOutward,
-    pub rooms: FakeOutward,
+    pub rooms: FakeRooms,
     pub notices: FakeOutward,
 }
 
@@ -40,18 +43,20 @@ impl World {
     /// A world without troubles and without outward ports.
     pub fn new(seed: u64) -> Self {
         let trouble = Trouble::new(seed);
+        let clock = Arc::<FakeClock>::default();
         let outward = || FakeOutward::new(OutwardMode::Off, trouble.clone());
         Self {
             settings: TreeSettings::default(),
-            clock: Arc::default(),
+            clock: clock.clone(),
             ids: Arc::new(SeededIds::new(seed)),
             journal: MemoryJournal::new(trouble.clone()),
             output: Arc::new(FakeOutput::new(trouble.clone())),
             workdirs: Arc::new(FakeWorkdirs::new(trouble.clone())),
+            space: Arc::new(FakeSpace::new(trouble.clone())),
             engine: FakeEngine::new("local", PauseAbility::AbortAndPrompt, seed, trouble.clone()),
             freezer: FakeEngine::new("frozen", PauseAbility::Freeze, seed, trouble.clone()),
             memory: outward(),
-            rooms: outward(),
+            rooms: FakeRooms::new(OutwardMode::Off, trouble.clone(), clock),
             notices: outward(),
             trouble,
         }
@@ -65,6 +70,7 @@ impl World {
             journal: Arc::new(self.journal.clone()),
             output: self.output.clone(),
             workdirs: self.workdirs.clone(),
+            space: self.space.clone(),
             engines: vec![
                 Arc::new(self.engine.clone()) as Arc<dyn Engine>,
                 Arc::new(self.freezer.clone()),
@@ -107,9 +113,7 @@ impl World {
 
     /// Somebody who may see everything.
     pub fn operator() -> Identity {
-        Identity::Operator {
-            name: "test".to_owned(),
-        }
+        Identity::inside("test")
     }
 
     /// A task for the engine `local` whose worker follows `script` (see [`super::engine`]).
@@ -127,8 +131,14 @@ impl World {
                 labels: Vec::new(),
                 observers: Vec::new(),
                 attended: false,
+                permissions: Vec::new(),
+                max_steps: None,
+                notify: Notify::End,
+                conversation: None,
             },
             idempotency_key: None,
+            asked: String::new(),
+            from: Origin::default(),
         }
     }
 

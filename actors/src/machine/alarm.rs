@@ -98,6 +98,11 @@ impl Machine {
         Some(soft.map_or(hard, |soft| if soft.0 <= hard.0 { soft } else { hard }))
     }
 
+    /// How long the task may go on from now, in milliseconds.
+    pub(super) fn time_left(&self, now: WallTime) -> u64 {
+        self.deadline().map_or(u64::MAX, |(at, _)| at.ms_since(now))
+    }
+
     pub(super) fn tick(&mut self, now: WallTime, out: &mut Step) {
         if self.live.not_before.is_some_and(|at| at <= now) {
             self.live.not_before = None;

@@ -1,13 +1,14 @@
-//! Commands of planners, observers and operators: messages, control signals, answers.
+//! Commands of planners, observers and operators: messages and control signals (answers are in `requests`).
 //!
 //! In: the command with the ticket of who waits. Out: events, and a reply that waits for them to be durable.
 
 use super::input::{Context, Effect, Refusal, Reply, Step, Ticket};
 use super::prompt;
+use super::state::TaskState;
 use super::step::Machine;
-use crate::command::{Answer, ControlSignal, MessageType};
-use crate::event::{AbortReason, Event, PauseKind, Phase, PromptKind, RequestKind};
-use crate::id::{RequestId, WallTime};
+use crate::command::{Author, ControlSignal, MessageType};
+use crate::event::{AbortReason, Event, PauseKind, Phase, PromptKind};
+use crate::id::WallTime;
 use crate::view::{ControlOutcome, Delivery, MessageReceipt};
 
 /// Type, text, metadata, sender.
@@ -15,7 +16,7 @@ type MessageParts = (
     MessageType,
     String,
     serde_json::Map<String, serde_json::Value>,
-    String,
+    Author,
 );
 
 impl Machine {
@@ -41,7 +42,8 @@ impl Machine {
             message_type,
             text,
             metadata,
-            by,
+            by: by.by,
+            from: by.from,
         };
         self.emit(cx.now, out, event);
         let receipt = MessageReceipt {
@@ -58,7 +60,7 @@ impl Machine {
         ticket: Ticket,
         signal: ControlSignal,
         reason: Option<String>,
-        by: String,
+        by: Author,
         cx: &mut Context<'_>,
         out: &mut Step,
     ) {
@@ -77,8 +79,8 @@ impl Machine {
             return;
         }
         self.live.controls.push((ticket, signal));
-        let repeated =
-            signal == ControlSignal::Pause && (self.state.pausing() || self.live.freezing);
+        let repeated = signal == ControlSignal::Pause
+            && (self.state.pausing() || self.live.freeze == Some(true));
         if repeated {
             return;
         }
@@ -86,7 +88,8 @@ impl Machine {
         let received = Event::ControlReceived {
             signal,
             reason: reason.clone(),
-            by: by.clone(),
+            by: by.by.clone(),
+            from: by.from.clone(),
         };
         self.emit(cx.now, out, received);
         match signal {
@@ -97,7 +100,8 @@ impl Machine {
                     out,
                     Event::TaskCancelled {
                         reason,
-                        by,
+                        by: by.by,
+                        from: by.from,
                         running_ms,
                     },
                 );
@@ -119,13 +123,8 @@ impl Machine {
             return;
         }
         if self.limits.can_freeze {
-            if let Some(session) = self.state.session.clone() {
-                self.live.freezing = true;
-                out.effects.push(Effect::Freeze {
-                    session,
-                    frozen: true,
-                });
-            }
+            self.live.freeze = Some(true);
+            self.live.freeze_failures = 0;
             return;
         }
         self.close_requests(now, out);
@@ -144,13 +143,8 @@ impl Machine {
     fn resume(&mut self, cx: &mut Context<'_>, out: &mut Step) {
         match self.state.pause {
             Some(PauseKind::Frozen) => {
-                if let Some(session) = self.state.session.clone() {
-                    self.live.freezing = true;
-                    out.effects.push(Effect::Freeze {
-                        session,
-                        frozen: false,
-                    });
-                }
+                self.live.freeze = Some(false);
+                self.live.freeze_failures = 0;
             }
             Some(PauseKind::Held) | None => {
                 self.emit(
@@ -203,58 +197,6 @@ impl Machine {
         self.read_by(cx.now.plus_ms(1_000));
     }
 
-    pub(super) fn close_requests(&mut self, now: WallTime, out: &mut Step) {
-        let open: Vec<RequestId> = self.state.requests.keys().cloned().collect();
-        for request in open {
-            let end = crate::event::RequestEnd::Superseded;
-            self.emit(now, out, Event::RequestClosed { request, end });
-        }
-    }
-
-    pub(super) fn answer(
-        &mut self,
-        ticket: Ticket,
-        request: RequestId,
-        answer: Answer,
-        by: String,
-        now: WallTime,
-        out: &mut Step,
-    ) {
-        let Some(open) = self
-            .state
-            .requests
-            .get(&request)
-            .filter(|r| r.answer.is_none())
-        else {
-            refuse(ticket, Refusal::NoRequest(request), out);
-            return;
-        };
-        let fits = match (&open.open.request.kind, &answer) {
-            (_, Answer::Deny { message }) => !message.trim().is_empty(),
-            (RequestKind::Permission { .. }, Answer::Allow { .. }) => true,
-            (RequestKind::Question { questions }, Answer::Choices { choices }) => {
-                choices.len() == questions.len()
-            }
-            (RequestKind::Permission { .. }, Answer::Choices { .. })
-            | (RequestKind::Question { .. }, Answer::Allow { .. }) => false,
-        };
-        if !fits {
-            let why = "the answer does not fit: a permission takes allow or deny, a question takes one list of choices for each of its questions; a denial needs a message for the worker";
-            refuse(ticket, Refusal::BadAnswer(why.to_owned()), out);
-            return;
-        }
-        self.emit(
-            now,
-            out,
-            Event::AnswerWanted {
-                request,
-                answer,
-                by,
-            },
-        );
-        out.effects.push(Effect::Reply(ticket, Reply::Answered));
-    }
-
     pub(super) fn control_after_end(
         &mut self,
         ticket: Ticket,
@@ -277,7 +219,40 @@ impl Machine {
     }
 }
 
-fn refuse(ticket: Ticket, refusal: Refusal, out: &mut Step) {
+pub(super) fn refuse(ticket: Ticket, refusal: Refusal, out: &mut Step) {
     out.effects
         .push(Effect::Reply(ticket, Reply::Refused(refusal)));
+}
+
+impl TaskState {
+    /// Why `signal` is refused in this phase, if it is.
+    pub fn refuses(&self, signal: ControlSignal) -> Option<&'static str> {
+        let phase = self.phase;
+        match signal {
+            ControlSignal::Cancel => None,
+            ControlSignal::Pause => match phase {
+                Phase::Starting => Some(
+                    "it is just starting and cannot be paused yet; repeat the pause when it is running, or cancel",
+                ),
+                Phase::Finishing => Some(
+                    "the worker is done and the result is being read; there is nothing left to pause",
+                ),
+                Phase::Queued | Phase::Running | Phase::Paused | Phase::InputRequired => None,
+                Phase::Completed | Phase::Failed | Phase::Timeout | Phase::Cancelled => {
+                    Some("it has ended and cannot be paused")
+                }
+            },
+            ControlSignal::Resume => match phase {
+                Phase::Paused => None,
+                Phase::Queued
+                | Phase::Starting
+                | Phase::Running
+                | Phase::InputRequired
+                | Phase::Finishing => Some("it is not paused; only a paused task can be resumed"),
+                Phase::Completed | Phase::Failed | Phase::Timeout | Phase::Cancelled => {
+                    Some("it has ended and cannot be resumed; submit a new task to go on")
+                }
+            },
+        }
+    }
 }

@@ -11,13 +11,14 @@ use crate::ports::{Activity, LastMessage, SessionReport};
 /// How long an accepted prompt may stay without a trace: a cold, loaded server took up to 17 s (measured).
 pub(super) const TAKE_UP_GRACE_MS: u64 = 25_000;
 
+/// How often the engine may take a prompt and not begin with it.
+const TAKES: u32 = 3;
+
 /// What is known only while this actor lives.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Hints {
     /// The newest sending or resending of a prompt.
     pub(super) sent_at: Option<WallTime>,
-    /// Resends of prompts that were never taken up.
-    pub(super) resends: u32,
     /// The newest `session.error` since the last sending.
     pub(super) last_error: Option<(String, String)>,
 }
@@ -135,21 +136,28 @@ fn unstarted_prompt(
     if quiet_since.is_some_and(|since| now.ms_since(since) < TAKE_UP_GRACE_MS) {
         return Some(Verdict::Wait);
     }
-    if hints.resends >= 2 {
-        return Some(failed(
-            FailureKind::Engine,
-            "OpenCode accepted the prompt three times and never began with it",
-        ));
-    }
     // A stored prompt may be repeated only while it is the newest; what was never stored goes oldest first.
     let newest_stored = open
         .iter()
         .rev()
         .find(|(_, stored, newest)| *stored && *newest);
     let first_missing = open.iter().find(|(_, stored, _)| !*stored);
-    newest_stored
-        .or(first_missing)
-        .map(|(record, ..)| Verdict::Resend(record.prompt.number))
+    newest_stored.or(first_missing).map(|(record, ..)| {
+        if record.accepted >= TAKES && state.interrupted {
+            // The prompt is not to blame, and OpenCode neither: what took it went away with it.
+            failed(
+                FailureKind::WorkerLost,
+                "the worker process went away before it began with the prompt, which was sent three times; submit the task again",
+            )
+        } else if record.accepted >= TAKES {
+            failed(
+                FailureKind::Engine,
+                "OpenCode accepted the prompt three times and never began with it",
+            )
+        } else {
+            Verdict::Resend(record.prompt.number)
+        }
+    })
 }
 
 fn cut_run(

@@ -2,7 +2,7 @@
 
 use super::decide::{Hints, TAKE_UP_GRACE_MS, Verdict, decide};
 use super::state::TaskState;
-use crate::command::{Caller, Priority, Source, TaskSpec};
+use crate::command::{Caller, Notify, Priority, Source, TaskSpec};
 use crate::event::{Event, FailureKind, Outcome, Prompt, PromptKind, SessionRef, Usage};
 use crate::id::{EngineName, TaskId, WallTime, WorkerId};
 use crate::ports::{Activity, LastMessage, PromptState, SessionReport};
@@ -23,6 +23,10 @@ fn state(prompts: &[(bool, bool)]) -> TaskState {
         labels: Vec::new(),
         observers: Vec::new(),
         attended: false,
+        permissions: Vec::new(),
+        max_steps: None,
+        notify: Notify::default(),
+        conversation: None,
     };
     let accepted = Event::TaskAccepted {
         spec: Box::new(spec),
@@ -32,6 +36,7 @@ fn state(prompts: &[(bool, bool)]) -> TaskState {
         },
         idempotency_key: None,
         fingerprint: String::new(),
+        from: Default::default(),
     };
     let mut state = TaskState::accepted(TaskId::new(uuid::Uuid::nil()), START, &accepted)
         .unwrap_or_else(|| unreachable!("it is the first event"));
@@ -90,6 +95,7 @@ fn report(activity: Activity, last: LastMessage, prompts: &[(bool, bool)]) -> Se
         text: String::new(),
         text_cut: false,
         running_tools: Vec::new(),
+        newest_at: None,
         todos: Vec::new(),
     }
 }
@@ -143,6 +149,7 @@ fn a_busy_engine_is_working_whatever_else_is_seen() {
         let retrying = Activity::Retrying {
             attempt: 1,
             message: String::new(),
+            next: None,
         };
         for activity in [Activity::Busy, retrying] {
             let report = report(activity, last.clone(), &TAKEN);
@@ -192,13 +199,13 @@ fn an_idle_session_is_judged_by_its_last_message() {
 
 #[test]
 fn a_prompt_that_never_began_is_sent_again_after_its_time_and_not_for_ever() {
-    let check = |stored: bool, resends: u32, after_ms: u64, expected: &str| {
-        let hints = Hints {
-            resends,
-            ..Hints::default()
-        };
+    let check = |stored: bool, repeats: u32, after_ms: u64, expected: &str| {
         let report = report(Activity::Idle, LastMessage::None, &[(stored, false)]);
-        let state = state(&[(true, false)]);
+        let mut state = state(&[(true, false)]);
+        for _ in 0..repeats {
+            state.fold(START, &Event::PromptAccepted { number: 1 });
+        }
+        let hints = Hints::default();
         assert_eq!(verdict(&state, &report, &hints, after_ms), expected);
     };
     for stored in [false, true] {
@@ -207,6 +214,19 @@ fn a_prompt_that_never_began_is_sent_again_after_its_time_and_not_for_ever() {
         check(stored, 0, LONG, "resend 1");
         check(stored, 1, LONG, "resend 1");
         check(stored, 2, LONG, "Engine");
+    }
+}
+
+#[test]
+fn a_prompt_that_was_lost_with_its_workers_is_not_blamed_on_opencode() {
+    let report = report(Activity::Idle, LastMessage::None, &[(false, false)]);
+    let mut state = state(&[(true, false)]);
+    for (worker, expected) in [("2", "resend 1"), ("3", "resend 1"), ("4", "WorkerLost")] {
+        let worker = WorkerId(worker.to_owned());
+        state.fold(START, &Event::WorkerChanged { worker });
+        let now = verdict(&state, &report, &Hints::default(), 0);
+        assert_eq!(now, expected);
+        state.fold(START, &Event::PromptAccepted { number: 1 });
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! In: what a port answered. Out: events. A port that does not answer never fails a task: the job is put off and repeated.
 
-use super::input::{Context, Step};
+use super::input::{Context, Effect, Refusal, Reply, Step};
 use super::step::Machine;
+use crate::command::ControlSignal;
 use crate::event::{
     Changes, Event, Failure, FailureKind, Outcome, PauseKind, Phase, RequestEnd, SessionRef,
     TaskResult,
@@ -13,6 +14,12 @@ use crate::ports::{AnswerOutcome, EngineError, Prepared, WorkdirError};
 
 /// How often taking the changes is tried.
 const COLLECT_TRIES: u32 = 3;
+
+/// How often a freeze or thaw is tried before whoever asked for it is told that it does not work: a container whose processes come
+/// and go fast is sometimes not frozen at the first try. Some eight seconds in all.
+const FREEZE_TRIES: u32 = 5;
+/// How often the changes are taken again after whoever took them died. A tree that kills Chargehand each time must not do so for ever.
+const COLLECTS: u32 = 6;
 
 impl Machine {
     pub(super) fn workdir_prepared(
@@ -101,17 +108,17 @@ impl Machine {
                 self.stage_worked();
                 self.live.hints.sent_at = Some(now);
                 self.live.verdict = None;
-                if unaccepted {
-                    self.emit(now, out, Event::PromptAccepted { number });
-                } else {
+                if !unaccepted {
                     self.live.repeated_at = Some(now);
                 }
+                // Also for a repeat: how often it was taken must survive this process.
+                self.emit(now, out, Event::PromptAccepted { number });
                 self.read_by(now.plus_ms(1_000));
             }
             Err(EngineError::Refused(why)) => self.prompt_refused(number, &why, now, out),
             // It may or may not have arrived: a reading says so before it is repeated.
             Err(_) => {
-                self.live.must_read = true;
+                self.want_reading();
                 self.back_off(now);
             }
         }
@@ -167,13 +174,19 @@ impl Machine {
         out: &mut Step,
     ) {
         self.live.freezing = false;
-        if result.is_err() {
-            let message = format!(
-                "the engine could not {} the task; repeat the signal",
-                if frozen { "freeze" } else { "thaw" }
-            );
-            self.emit(now, out, Event::Remark { message });
+        self.live.freeze_known = result.is_ok();
+        let asked = self.live.freeze == Some(frozen);
+        if let Err(error) = result {
+            self.back_off(now);
+            if asked {
+                self.freeze_failed(frozen, &error, now, out);
+            }
             return;
+        }
+        if asked {
+            self.live.freeze = None;
+            self.live.freeze_failures = 0;
+            self.stage_worked();
         }
         let pause = PauseKind::Frozen;
         match (frozen, self.state.phase) {
@@ -187,6 +200,32 @@ impl Machine {
         }
     }
 
+    /// What was asked for did not work: it is tried again, or given up and whoever asked is told. It may be frozen or not then:
+    /// `advance` sees to it that it is as the record says.
+    fn freeze_failed(&mut self, frozen: bool, error: &EngineError, now: WallTime, out: &mut Step) {
+        self.live.freeze_failures += 1;
+        if error.is_transient() && self.live.freeze_failures < FREEZE_TRIES {
+            return;
+        }
+        self.live.freeze = None;
+        self.live.freeze_failures = 0;
+        let (what, signal) = if frozen {
+            ("freeze", ControlSignal::Pause)
+        } else {
+            ("thaw", ControlSignal::Resume)
+        };
+        let why = format!("the engine could not {what} it: {error}");
+        self.live.controls.retain(|(ticket, asked)| {
+            if *asked == signal {
+                let refusal = Reply::Refused(Refusal::Engine(why.clone()));
+                out.effects.push(Effect::Reply(*ticket, refusal));
+            }
+            *asked != signal
+        });
+        let message = format!("{why}; repeat the signal");
+        self.emit(now, out, Event::Remark { message });
+    }
+
     pub(super) fn answered(
         &mut self,
         request: RequestId,
@@ -198,12 +237,25 @@ impl Machine {
         let Some(state) = self.state.requests.get(&request) else {
             return;
         };
-        let by_default = state.answer.as_ref().is_some_and(|(_, by)| by == "default");
+        // A person may be named like that, too.
+        let by_default = state
+            .answer
+            .as_ref()
+            .is_some_and(|(answer, by)| by == "default" && *answer == state.open.default);
         let end = match result {
             Ok(AnswerOutcome::Given) if by_default => RequestEnd::Defaulted,
             Ok(AnswerOutcome::Given) => RequestEnd::Answered,
             Ok(AnswerOutcome::Gone) | Err(EngineError::SessionGone) => RequestEnd::Gone,
-            Err(_) => {
+            Err(EngineError::Refused(why)) => {
+                self.answer_refused(request, &why, by_default, now, out);
+                return;
+            }
+            Err(
+                EngineError::Unreachable(_)
+                | EngineError::Fault(_)
+                | EngineError::Ended(_)
+                | EngineError::Unusable(_),
+            ) => {
                 self.back_off(now);
                 return;
             }
@@ -237,6 +289,23 @@ impl Machine {
                     ..Changes::default()
                 }
             }
+        };
+        self.end_with(changes, now, out);
+    }
+
+    /// The actor started again while the changes were being taken.
+    pub(super) fn collect_again(&mut self, now: WallTime, out: &mut Step) {
+        if self.state.collects < COLLECTS {
+            let again = self.state.collects + 1;
+            self.emit(now, out, Event::ChangesWanted { again });
+            return;
+        }
+        let note = format!(
+            "the changes could not be taken: Chargehand ended {COLLECTS} times while it took them; the files are still there"
+        );
+        let changes = Changes {
+            note: Some(note),
+            ..Changes::default()
         };
         self.end_with(changes, now, out);
     }

@@ -1,6 +1,6 @@
 //! What goes into the machine and what comes out of it, as plain data.
 
-use crate::command::{Answer, ControlSignal, MessageType};
+use crate::command::{Answer, Author, ControlSignal, MessageType};
 use crate::event::{Changes, Event, Prompt, Request, SessionRef};
 use crate::id::{RequestId, WallTime, WorkerId};
 use crate::ports::{AnswerOutcome, EngineError, Prepared, SessionReport, Signal, WorkdirError};
@@ -19,7 +19,10 @@ pub enum Input {
     /// The actor (re)started on a folded record.
     Recovered,
     /// Admission gave it a slot.
-    Dispatched,
+    Dispatched {
+        /// Holds that admission knew of ([`super::TaskState::holds`]).
+        holds: u32,
+    },
     /// Its engine is (again) there, its stream open.
     EngineUp {
         /// Who serves new sessions.
@@ -74,7 +77,7 @@ pub enum Input {
         /// As given.
         metadata: serde_json::Map<String, serde_json::Value>,
         /// By whom.
-        by: String,
+        by: Author,
     },
     /// A control signal.
     Control {
@@ -85,7 +88,7 @@ pub enum Input {
         /// Why.
         reason: Option<String>,
         /// By whom.
-        by: String,
+        by: Author,
     },
     /// An answer to a request.
     Answer {
@@ -96,7 +99,14 @@ pub enum Input {
         /// The answer.
         answer: Answer,
         /// By whom.
-        by: String,
+        by: Author,
+    },
+    /// Who watches it where it can be steered, all of them.
+    Attendance {
+        /// Who waits.
+        ticket: Ticket,
+        /// Them.
+        people: Vec<String>,
     },
     /// The alarm that [`crate::machine::Machine::next_alarm`] asked for went off.
     Tick,
@@ -186,6 +196,8 @@ pub enum Reply {
     Control(ControlOutcome),
     /// An answer is on its way.
     Answered,
+    /// What was said is known.
+    Noted,
     /// Refused.
     Refused(Refusal),
 }
@@ -199,6 +211,8 @@ pub enum Refusal {
     NoRequest(RequestId),
     /// The answer does not fit.
     BadAnswer(String),
+    /// The engine did not do it, often enough tried.
+    Engine(String),
 }
 
 /// The outcome of one input.

@@ -9,6 +9,8 @@ use crate::ports::Signal;
 
 /// Observations of one task are journaled at most this often, in milliseconds.
 const FLUSH_MS: u64 = 500;
+/// So long after a nudge the end of the run that it stopped may still be told, in milliseconds.
+const ECHO_MS: u64 = 10_000;
 /// Tools kept of one flush; more are counted in a remark.
 const TOOLS_KEPT: usize = 20;
 
@@ -22,6 +24,8 @@ pub(super) struct Observations {
     steps: Option<(u32, Usage)>,
     retry: Option<(u32, String)>,
     doing: Option<String>,
+    /// Text flows: journaled also when nothing else changed.
+    pulse: bool,
     due: Option<WallTime>,
 }
 
@@ -31,6 +35,11 @@ impl Observations {
         self.due
     }
 
+    /// Steps so far, of which the journal knows `known`.
+    pub(super) fn steps_with(&self, known: u32) -> u32 {
+        self.steps.map_or(known, |(steps, _)| steps)
+    }
+
     fn touch(&mut self, now: WallTime) {
         self.due.get_or_insert(now.plus_ms(FLUSH_MS));
     }
@@ -38,6 +47,10 @@ impl Observations {
 
 impl Machine {
     pub(super) fn signal(&mut self, child: bool, signal: Signal, now: WallTime, out: &mut Step) {
+        if is_work(&signal) {
+            self.live.hearing.heard(now);
+        }
+        self.live.stirred |= !child;
         match signal {
             Signal::Busy => self.heard_busy(child, out),
             Signal::Idle | Signal::Deleted => {
@@ -47,7 +60,7 @@ impl Machine {
             }
             Signal::Error { name, message } => {
                 let ours = self.state.abort.is_some() || self.state.phase == Phase::Paused;
-                if !child && !ours {
+                if !child && !ours && !self.echoes_nudge(&name, now) {
                     self.live.hints.last_error = Some((name, message));
                     self.read_by(now.plus_ms(100));
                 }
@@ -65,6 +78,11 @@ impl Machine {
                 }
             }
             Signal::Text { text, reasoning } => {
+                if self.pulse_is_due(now) {
+                    let doing = if reasoning { "thinks" } else { "writes" };
+                    self.observe_doing(doing.to_owned(), now);
+                    self.live.observed.pulse = true;
+                }
                 if !reasoning {
                     out.effects.push(Effect::AppendOutput { text });
                 }
@@ -85,6 +103,8 @@ impl Machine {
             Signal::Retrying { attempt, message } => {
                 self.live.observed.touch(now);
                 self.live.observed.retry = Some((attempt, message));
+                // The record says until when, and the watchdogs judge it.
+                self.read_by(now);
             }
         }
     }
@@ -94,6 +114,12 @@ impl Machine {
         if !child && self.is_watched_pause() {
             self.end_escaped_run(out);
         }
+    }
+
+    /// The end of the run that a nudge stopped, told late: no error of the run that goes on.
+    fn echoes_nudge(&self, name: &str, now: WallTime) -> bool {
+        let nudged = self.state.nudged_at;
+        name == "MessageAbortedError" && nudged.is_some_and(|at| now.ms_since(at) < ECHO_MS)
     }
 
     /// A run that begins after its pause was an accepted prompt on its way: end it again.
@@ -141,7 +167,9 @@ impl Machine {
         };
         self.live.observed.steps = Some((steps + 1, total));
         // An answer without a proper finish may be the first of an endless loop.
-        if !child && reason == "unknown" {
+        let unfinished = !child && reason == "unknown";
+        let limit = self.step_limit();
+        if unfinished || limit > 0 && steps + 1 >= limit {
             self.read_by(now);
         }
     }
@@ -170,10 +198,42 @@ impl Machine {
         }
         if let Some((attempt, message)) = seen.retry {
             self.emit(now, out, Event::ProviderRetry { attempt, message });
-        } else if let Some(doing) = seen.doing.filter(|doing| *doing != self.state.doing)
-            && self.state.phase == Phase::Running
-        {
-            self.emit(now, out, Event::ActivityChanged { doing });
+        } else if let Some(doing) = seen.doing {
+            match self.state.phase {
+                Phase::Running => {
+                    if seen.pulse || doing != self.state.doing {
+                        self.emit(now, out, Event::ActivityChanged { doing });
+                    }
+                }
+                // The run can begin before its prompt is known to be accepted, and go on before an answer is.
+                Phase::Starting | Phase::InputRequired => self.live.observed.doing = Some(doing),
+                Phase::Queued
+                | Phase::Paused
+                | Phase::Finishing
+                | Phase::Completed
+                | Phase::Failed
+                | Phase::Timeout
+                | Phase::Cancelled => {}
+            }
+        }
+    }
+
+    /// What was heard before the task was known to run is journaled when it is; what was heard before a pause is over.
+    pub(super) fn phase_changed(&mut self, now: WallTime) {
+        match self.state.phase {
+            Phase::Running => {
+                if self.live.observed.doing.is_some() {
+                    self.live.observed.touch(now);
+                }
+            }
+            Phase::Starting | Phase::InputRequired => {}
+            Phase::Queued
+            | Phase::Paused
+            | Phase::Finishing
+            | Phase::Completed
+            | Phase::Failed
+            | Phase::Timeout
+            | Phase::Cancelled => self.live.observed.doing = None,
         }
     }
 }
@@ -183,5 +243,25 @@ fn named(tool: &ToolRun) -> String {
         tool.tool.clone()
     } else {
         format!("{}: {}", tool.tool, tool.title)
+    }
+}
+
+/// Whether a signal shows that the run does something. That it is called busy shows nothing.
+const fn is_work(signal: &Signal) -> bool {
+    match signal {
+        Signal::Retrying { .. }
+        | Signal::Text { .. }
+        | Signal::ToolStarted(_)
+        | Signal::ToolFinished(_)
+        | Signal::StepFinished { .. }
+        | Signal::FilesTouched(_)
+        | Signal::Todos(_)
+        | Signal::RequestAsked(_)
+        | Signal::RequestClosed(_) => true,
+        Signal::Busy
+        | Signal::Idle
+        | Signal::Error { .. }
+        | Signal::AssistantStarted
+        | Signal::Deleted => false,
     }
 }

@@ -4,18 +4,22 @@
 
 use super::decide::{TAKE_UP_GRACE_MS, Verdict, decide};
 use super::input::{Context, ReadResult, Step};
+use super::prompt;
 use super::step::Machine;
-use crate::command::Answer;
 use crate::event::{
-    AbortReason, Event, Failure, FailureKind, Outcome, PauseKind, Phase, Request, RequestEnd,
+    AbortReason, Event, Failure, FailureKind, Outcome, PauseKind, Phase, PromptKind,
 };
-use crate::id::{RequestId, WallTime};
+use crate::id::WallTime;
 use crate::ports::{Activity, EngineError, LastMessage, SessionReport};
 
 /// Between the two readings that must agree before a session is believed to be gone, in milliseconds.
 const GONE_MS: u64 = 300;
-/// What an unattended worker is told.
-const NOBODY: &str = "Nobody is there to answer. Do without it: choose the safest way that needs no permission, and say in your summary what you left out.";
+
+/// A reading that took longer than this, in milliseconds, may show what was long ago.
+const FRESH_MS: u64 = 1_000;
+
+/// So many readings in a row may be called old; on an engine that is always slow the next one counts.
+const DOUBTED: u32 = 5;
 
 impl Machine {
     pub(super) fn session_read(
@@ -25,13 +29,34 @@ impl Machine {
         out: &mut Step,
     ) {
         self.live.reading = false;
+        let is_old = std::mem::take(&mut self.live.reading_is_old);
+        let is_doubted = self.is_doubted(cx.now);
         match result {
             Ok(report) => {
-                self.live.gone_readings = 0;
+                self.live.lost = None;
                 self.stage_worked();
+                if is_doubted
+                    && matches!(
+                        self.live.verdict,
+                        Some(Verdict::Resend(_) | Verdict::Resume(_))
+                    )
+                {
+                    // What it says is there is there; nothing is repeated because of what it does not show.
+                    self.live.verdict = None;
+                }
                 self.report(&report, cx, out);
+                let misses = is_doubted && self.misses_a_prompt(&report);
+                self.live.must_read |= is_old || misses;
             }
-            Err(EngineError::SessionGone) => self.session_gone(cx.now, out),
+            Err(EngineError::SessionGone) => {
+                let message = "the session was deleted in the engine by somebody else, or its data was lost; submit the task again".to_owned();
+                let kind = FailureKind::SessionGone;
+                self.run_lost(Failure { kind, message }, cx.now, out);
+            }
+            Err(EngineError::Ended(message)) => {
+                let kind = FailureKind::WorkerLost;
+                self.run_lost(Failure { kind, message }, cx.now, out);
+            }
             // Says nothing about the task: read again later.
             Err(_) => {
                 self.back_off(cx.now);
@@ -41,9 +66,32 @@ impl Machine {
         }
     }
 
-    fn session_gone(&mut self, now: WallTime, out: &mut Step) {
-        self.live.gone_readings += 1;
-        if self.live.gone_readings < 2 {
+    /// Whether the reading that ends now may be older than it looks: it took long, or the session did something meanwhile.
+    fn is_doubted(&mut self, now: WallTime) -> bool {
+        let since = self.live.reading_since.take();
+        let is_late = since.is_some_and(|since| now.ms_since(since) > FRESH_MS);
+        if (is_late || self.live.stirred) && self.live.doubted_readings < DOUBTED {
+            self.live.doubted_readings += 1;
+            return true;
+        }
+        self.live.doubted_readings = 0;
+        false
+    }
+
+    /// Whether a prompt that may have arrived is not in this report.
+    fn misses_a_prompt(&self, report: &SessionReport) -> bool {
+        self.state.prompts.iter().any(|record| {
+            let stored = report.prompts.iter().any(|seen| {
+                seen.message_id == record.prompt.message_id && seen.stored && seen.complete
+            });
+            record.is_open() && record.accepted_at.is_none() && !stored
+        })
+    }
+
+    /// The run cannot go on; believed when two readings say the same.
+    fn run_lost(&mut self, failure: Failure, now: WallTime, out: &mut Step) {
+        let before = self.live.lost.replace(failure.clone());
+        if before.as_ref() != Some(&failure) {
             let again = now.plus_ms(GONE_MS);
             self.live.not_before = Some(again);
             self.live.read_at = Some(again);
@@ -51,11 +99,6 @@ impl Machine {
         }
         match self.state.phase {
             Phase::Starting | Phase::Running | Phase::InputRequired => {
-                let message = "the session was deleted in the engine by somebody else, or its data was lost; submit the task again".to_owned();
-                let failure = Failure {
-                    kind: FailureKind::SessionGone,
-                    message,
-                };
                 self.run_ended(Outcome::Failed { failure }, now, out);
             }
             // A resume will tell.
@@ -71,6 +114,7 @@ impl Machine {
 
     fn report(&mut self, report: &SessionReport, cx: &mut Context<'_>, out: &mut Step) {
         let now = cx.now;
+        self.live.hearing.read(self.state.worked_at, now);
         match self.state.phase {
             Phase::Starting | Phase::Running | Phase::InputRequired => {}
             Phase::Paused if self.is_watched_pause() => {}
@@ -103,7 +147,7 @@ impl Machine {
         if self.state.abort.is_some() {
             self.live.undecided_since = None;
             if self.live.abort_done {
-                self.abort_reading(report, now, out);
+                self.abort_reading(report, cx, out);
             }
             return;
         }
@@ -132,7 +176,6 @@ impl Machine {
             }
             if seen.taken_up && open {
                 self.emit(now, out, Event::PromptTakenUp { number });
-                self.live.hints.resends = 0;
                 if let Some(message_id) = carries {
                     self.emit(now, out, Event::MessageTakenUp { message_id });
                 }
@@ -142,107 +185,11 @@ impl Machine {
         }
     }
 
-    /// Opens what the worker asks and closes what it no longer asks.
-    fn sync_requests(&mut self, report: &SessionReport, now: WallTime, out: &mut Step) {
-        let gone: Vec<RequestId> = self
-            .state
-            .requests
-            .iter()
-            .filter(|(id, _)| !self.live.answering.contains(*id))
-            .filter(|(id, _)| !report.requests.iter().any(|asked| asked.id == **id))
-            .map(|(id, _)| id.clone())
-            .collect();
-        for request in gone {
-            self.emit(
-                now,
-                out,
-                Event::RequestClosed {
-                    request,
-                    end: RequestEnd::Gone,
-                },
-            );
-        }
-        if !matches!(self.state.phase, Phase::Running | Phase::InputRequired) {
-            return;
-        }
-        for asked in &report.requests {
-            if !self.state.requests.contains_key(&asked.id) {
-                self.open_request(asked.clone(), now, out);
-            }
-        }
-    }
-
-    fn open_request(&mut self, request: Request, now: WallTime, out: &mut Step) {
-        let default = Answer::Deny {
-            message: NOBODY.to_owned(),
-        };
-        let attended = self.state.spec.attended;
-        let expires_at = if attended {
-            now.plus_ms(self.limits.request_expiry_ms)
-        } else {
-            now
-        };
-        let id = request.id.clone();
-        self.emit(
-            now,
-            out,
-            Event::RequestOpened {
-                request,
-                expires_at,
-                default: default.clone(),
-            },
-        );
-        if !attended {
-            let by = "default".to_owned();
-            self.emit(
-                now,
-                out,
-                Event::AnswerWanted {
-                    request: id,
-                    answer: default,
-                    by,
-                },
-            );
-        }
-    }
-
-    pub(super) fn expire_requests(&mut self, now: WallTime, out: &mut Step) {
-        let expired: Vec<(RequestId, Answer)> = self
-            .state
-            .requests
-            .iter()
-            .filter(|(_, request)| request.answer.is_none() && request.open.expires_at <= now)
-            .map(|(id, request)| (id.clone(), request.open.default.clone()))
-            .collect();
-        for (request, answer) in expired {
-            let by = "default".to_owned();
-            self.emit(
-                now,
-                out,
-                Event::AnswerWanted {
-                    request,
-                    answer,
-                    by,
-                },
-            );
-        }
-    }
-
     fn judge(&mut self, report: &SessionReport, now: WallTime, out: &mut Step) {
-        if report.unfinished_in_a_row >= self.limits.max_unfinished {
-            let detail = format!(
-                "the model ended {} answers in a row without a finish reason; OpenCode repeats such a call for ever. Check the model provider",
-                report.unfinished_in_a_row
-            );
-            self.live.abort_done = false;
-            self.emit(
-                now,
-                out,
-                Event::AbortWanted {
-                    reason: AbortReason::Watchdog,
-                    detail,
-                },
-            );
+        if report.activity == Activity::Idle {
+            // A session that does nothing is judged by its record, not by its silence.
+            self.live.hearing.discount();
+        } else if self.watch(report, now, out) {
             return;
         }
         let verdict = decide(
@@ -284,7 +231,6 @@ impl Machine {
         match verdict {
             Verdict::Working | Verdict::Wait => {}
             Verdict::Resend(number) => {
-                self.live.hints.resends += 1;
                 self.live.hints.sent_at = Some(now);
                 self.live.repeated_at = Some(now);
                 self.live.resend = Some(number);
@@ -333,7 +279,8 @@ impl Machine {
     }
 
     /// After an abort: did the run end by it, or had it ended well before?
-    fn abort_reading(&mut self, report: &SessionReport, now: WallTime, out: &mut Step) {
+    fn abort_reading(&mut self, report: &SessionReport, cx: &mut Context<'_>, out: &mut Step) {
+        let now = cx.now;
         if report.activity != Activity::Idle {
             self.live.abort_done = false;
             return;
@@ -350,26 +297,37 @@ impl Machine {
         let detail = self.state.abort_detail.clone();
         self.emit(now, out, Event::AbortSeen);
         self.live.abort_done = false;
+        let all_taken_up = !self
+            .state
+            .prompts
+            .iter()
+            .any(super::state::PromptRecord::is_open);
+        let ended_well = ended_well(&report.last);
+        let done = match reason {
+            AbortReason::Pause => all_taken_up,
+            AbortReason::Nudge => all_taken_up && self.state.kept.is_empty(),
+            // Nothing new may begin: a message that never reached the session is dropped, not the work.
+            AbortReason::Watchdog => true,
+        };
+        if ended_well && done {
+            // Done before the abort came: a success stays a success.
+            self.take_record(report, now, out);
+            self.run_ended(Outcome::Succeeded, now, out);
+            return;
+        }
         match reason {
             AbortReason::Pause => {
-                let all_taken_up = !self
-                    .state
-                    .prompts
-                    .iter()
-                    .any(super::state::PromptRecord::is_open);
-                if all_taken_up && ended_well(&report.last) {
-                    self.take_record(report, now, out);
-                    self.run_ended(Outcome::Succeeded, now, out);
-                } else {
-                    self.flush(now, out);
-                    self.emit(
-                        now,
-                        out,
-                        Event::TaskPaused {
-                            pause: PauseKind::Aborted,
-                        },
-                    );
-                }
+                self.flush(now, out);
+                let pause = PauseKind::Aborted;
+                self.emit(now, out, Event::TaskPaused { pause });
+            }
+            // Nothing hangs any more; what was not delivered is sent now.
+            AbortReason::Nudge if ended_well => self.read_by(now.plus_ms(1_000)),
+            AbortReason::Nudge => {
+                self.flush(now, out);
+                self.want_prompt(PromptKind::Nudge, prompt::nudge(), None, cx, out);
+                self.live.verdict = None;
+                self.read_by(now.plus_ms(1_000));
             }
             AbortReason::Watchdog => {
                 self.take_record(report, now, out);

@@ -4,10 +4,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::command::{Answer, Caller, ControlSignal, MessageType, TaskSpec};
+use super::policy::Grant;
+use crate::command::{Answer, Caller, MessageType, TaskSpec};
 use crate::event::{
     AbortReason, CommittedEvent, Event, Failure, FailureKind, Outcome, PauseKind, Phase, Prompt,
-    PromptKind, SessionRef, TaskResult, Todo, Usage,
+    PromptKind, RequestKind, SessionRef, TaskResult, Todo, Usage, Watchdog,
 };
 use crate::id::{AttemptId, EventNumber, RequestId, TaskId, WallTime, WorkerId};
 use crate::view::OpenRequest;
@@ -22,8 +23,10 @@ pub struct PromptRecord {
     pub prompt: Prompt,
     /// When it was recorded.
     pub wanted_at: WallTime,
-    /// The engine took it.
+    /// The engine took it; when it was last sent, if several times.
     pub accepted_at: Option<WallTime>,
+    /// How often the engine took it.
+    pub accepted: u32,
     /// It stands in the engine's record.
     pub seen: bool,
     /// The worker began to answer it.
@@ -89,17 +92,32 @@ pub struct TaskState {
     pub prompts: Vec<PromptRecord>,
     pub kept: Vec<KeptMessage>,
     pub pause: Option<PauseKind>,
+    /// How often it was put on hold before its start: tells a slot given before a hold from one given after it.
+    pub holds: u32,
     pub requests: BTreeMap<RequestId, RequestState>,
+    /// What was allowed for the rest of the task.
+    pub granted: Vec<Grant>,
+    /// Who watches it where it can be steered.
+    pub attending: Vec<String>,
     pub abort: Option<AbortReason>,
     pub abort_detail: String,
     pub resumes: u32,
     pub resumed_at: Option<WallTime>,
+    /// The newest sign of work, or the newest moment from which work was to be expected.
+    pub worked_at: Option<WallTime>,
+    /// The newest warning of silence.
+    pub warned_at: Option<WallTime>,
+    pub nudges: u32,
+    pub nudged_at: Option<WallTime>,
     pub outcome: Option<Outcome>,
     pub run_text: String,
     pub run_text_cut: bool,
+    /// How often the changes were asked for again.
+    pub collects: u32,
     pub result: Option<TaskResult>,
     pub failure: Option<Failure>,
     pub removed: bool,
+    pub files_cleared: Option<WallTime>,
     pub late: u32,
     pub steps: u32,
     pub usage: Usage,
@@ -118,6 +136,7 @@ impl TaskState {
             caller,
             idempotency_key,
             fingerprint,
+            ..
         } = event
         else {
             return None;
@@ -146,16 +165,25 @@ impl TaskState {
             kept: Vec::new(),
             pause: None,
             requests: BTreeMap::new(),
+            granted: Vec::new(),
+            attending: Vec::new(),
             abort: None,
             abort_detail: String::new(),
+            holds: 0,
             resumes: 0,
             resumed_at: None,
+            worked_at: None,
+            warned_at: None,
+            nudges: 0,
+            nudged_at: None,
             outcome: None,
             run_text: String::new(),
             run_text_cut: false,
+            collects: 0,
             result: None,
             failure: None,
             removed: false,
+            files_cleared: None,
             late: 0,
             steps: 0,
             usage: Usage::default(),
@@ -250,8 +278,11 @@ impl TaskState {
     pub fn fold(&mut self, at: WallTime, event: &Event) {
         self.events_total += 1;
         if self.phase.is_final() {
-            self.fold_after_end(event);
+            self.fold_after_end(at, event);
             return;
+        }
+        if is_work(event) {
+            self.worked_at = Some(at);
         }
         match event {
             Event::AttemptStarted { attempt, .. } => {
@@ -274,9 +305,11 @@ impl TaskState {
             Event::PromptAccepted { number } => {
                 if let Some(record) = self.prompt_mut(*number) {
                     record.accepted_at = Some(at);
+                    record.accepted += 1;
                 }
                 if self.phase == Phase::Starting {
                     "waits for the model".clone_into(&mut self.doing);
+                    self.worked_at = Some(at);
                     self.enter(at, Phase::Running);
                 }
             }
@@ -311,6 +344,7 @@ impl TaskState {
             }
             Event::TaskPaused { pause } => {
                 self.pause = Some(*pause);
+                self.holds += u32::from(*pause == PauseKind::Held);
                 "is paused".clone_into(&mut self.doing);
                 self.enter(at, Phase::Paused);
             }
@@ -325,6 +359,7 @@ impl TaskState {
                     asked_at: at,
                     expires_at: *expires_at,
                     default: default.clone(),
+                    answered_by: None,
                 };
                 self.doing = format!("waits for an answer: {}", request.text);
                 self.requests
@@ -335,9 +370,14 @@ impl TaskState {
                 request,
                 answer,
                 by,
+                ..
             } => {
                 if let Some(state) = self.requests.get_mut(request) {
                     state.answer = Some((answer.clone(), by.clone()));
+                    state.open.answered_by = Some(by.clone());
+                    if matches!(answer, Answer::Allow { always: true }) {
+                        self.granted.extend(grant(&state.open.request.kind));
+                    }
                 }
             }
             Event::RequestClosed { request, .. } => {
@@ -347,6 +387,7 @@ impl TaskState {
                 }
                 self.settle(at);
             }
+            Event::AttendanceChanged { people } => self.attending.clone_from(people),
             Event::AbortWanted { reason, detail } => {
                 self.abort = Some(*reason);
                 self.abort_detail.clone_from(detail);
@@ -375,6 +416,7 @@ impl TaskState {
                 "collects the result".clone_into(&mut self.doing);
                 self.enter(at, Phase::Finishing);
             }
+            Event::ChangesWanted { again } => self.collects = *again,
             Event::TaskCompleted { result, running_ms } => {
                 self.result = Some((**result).clone());
                 self.finish(at, Phase::Completed, "is done", *running_ms);
@@ -402,6 +444,7 @@ impl TaskState {
                 reason,
                 by,
                 running_ms,
+                ..
             } => {
                 let why = reason
                     .as_ref()
@@ -422,6 +465,11 @@ impl TaskState {
                 self.doing = format!("waits for the model provider (retry {attempt}): {message}");
             }
             Event::ActivityChanged { doing } => self.doing.clone_from(doing),
+            Event::WatchdogWarned { watchdog, .. } => {
+                if *watchdog == Watchdog::Silence {
+                    self.warned_at = Some(at);
+                }
+            }
             Event::AttemptRemoved { .. } => self.removed = true,
             Event::LateArrival { .. } => self.late += 1,
             Event::TaskAccepted { .. }
@@ -429,14 +477,16 @@ impl TaskState {
             | Event::ControlReceived { .. }
             | Event::AttemptRemovalDelayed { .. }
             | Event::ToolsFinished { .. }
+            | Event::FilesCleared
             | Event::Remark { .. }
             | Event::EngineReconciled { .. } => {}
         }
     }
 
-    fn fold_after_end(&mut self, event: &Event) {
+    fn fold_after_end(&mut self, at: WallTime, event: &Event) {
         match event {
             Event::AttemptRemoved { .. } => self.removed = true,
+            Event::FilesCleared => self.files_cleared = Some(at),
             Event::LateArrival { .. } => self.late += 1,
             _ => {}
         }
@@ -452,11 +502,17 @@ impl TaskState {
                 record.superseded |= !record.taken_up && !record.seen;
             }
         }
+        if prompt.kind == PromptKind::Nudge {
+            self.nudges += 1;
+            self.nudged_at = Some(at);
+            "was silent and is asked to go on".clone_into(&mut self.doing);
+        }
         self.interrupted = false;
         self.prompts.push(PromptRecord {
             prompt: prompt.clone(),
             wanted_at: at,
             accepted_at: None,
+            accepted: 0,
             seen: false,
             taken_up: false,
             superseded: false,
@@ -495,39 +551,45 @@ impl TaskState {
         self.running_ms = running_ms;
     }
 
+    /// Whether somebody may answer what the worker asks: the call asked for it, or somebody who may steer watches.
+    pub fn attended(&self) -> bool {
+        self.spec.attended || !self.attending.is_empty()
+    }
+
     /// Whether a pause was asked for and not yet reached.
     pub fn pausing(&self) -> bool {
         self.abort == Some(AbortReason::Pause)
     }
+}
 
-    /// Why `signal` is refused in this phase, if it is.
-    pub fn refuses(&self, signal: ControlSignal) -> Option<&'static str> {
-        let phase = self.phase;
-        match signal {
-            ControlSignal::Cancel => None,
-            ControlSignal::Pause => match phase {
-                Phase::Starting => Some(
-                    "it is just starting and cannot be paused yet; repeat the pause when it is running, or cancel",
-                ),
-                Phase::Finishing => Some(
-                    "the worker is done and the result is being read; there is nothing left to pause",
-                ),
-                Phase::Queued | Phase::Running | Phase::Paused | Phase::InputRequired => None,
-                Phase::Completed | Phase::Failed | Phase::Timeout | Phase::Cancelled => {
-                    Some("it has ended and cannot be paused")
-                }
-            },
-            ControlSignal::Resume => match phase {
-                Phase::Paused => None,
-                Phase::Queued
-                | Phase::Starting
-                | Phase::Running
-                | Phase::InputRequired
-                | Phase::Finishing => Some("it is not paused; only a paused task can be resumed"),
-                Phase::Completed | Phase::Failed | Phase::Timeout | Phase::Cancelled => {
-                    Some("it has ended and cannot be resumed; submit a new task to go on")
-                }
-            },
-        }
+/// Whether the event is a sign of work, or the moment from which work is to be expected again.
+const fn is_work(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::ToolsFinished { .. }
+            | Event::StepFinished { .. }
+            | Event::FilesTouched { .. }
+            | Event::TodosChanged { .. }
+            | Event::ActivityChanged { .. }
+            | Event::ProviderRetry { .. }
+            | Event::RequestOpened { .. }
+            | Event::RequestClosed { .. }
+            | Event::TaskResumed { .. }
+            | Event::ResumeWanted { .. }
+    )
+}
+
+/// What an "always" to this request covers from now on.
+fn grant(kind: &RequestKind) -> Option<Grant> {
+    match kind {
+        RequestKind::Permission {
+            permission,
+            patterns,
+            always,
+        } => Some(Grant {
+            permission: permission.clone(),
+            patterns: if always.is_empty() { patterns } else { always }.clone(),
+        }),
+        RequestKind::Question { .. } => None,
     }
 }

@@ -32,6 +32,7 @@ impl TaskState {
             messages_waiting: self.messages_waiting(),
             result: self.result.clone(),
             failure: self.failure.clone(),
+            files_cleared: self.files_cleared,
             last_event: self.last_event,
             events_total: self.events_total,
         }

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{PortFuture, Workdirs};
-use crate::command::{Answer, ModelRef};
+use crate::command::{Answer, ModelRef, PermissionRule, Source};
 use crate::event::{Prompt, Request, SessionRef, Todo, ToolRun, Usage};
-use crate::id::{AttemptId, EngineName, RequestId, WorkerId};
+use crate::id::{AttemptId, EngineName, RequestId, WallTime, WorkerId};
 
 /// How an engine can pause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub struct EngineReady {
     pub worker: WorkerId,
     /// Something to tell an operator (newer than tested, adopted after a restart, …).
     pub note: Option<String>,
+    /// Why no new task can begin in it, and what to do; those that it has go on. The engine ends its stream when that has changed.
+    pub blocked: Option<String>,
 }
 
 /// A quick look at an engine.
@@ -36,6 +38,17 @@ pub struct EngineReady {
 pub struct EngineHealth {
     /// For a person: version, address, memory.
     pub detail: String,
+}
+
+/// What an engine knows about its worker without asking anybody; nothing where there is no worker of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EngineNumbers {
+    /// Which life of the worker process this is, counted from 1 over all starts of this instance.
+    pub generation: Option<u64>,
+    /// Resident memory of the worker process.
+    pub memory_bytes: Option<u64>,
+    /// Directories open in it.
+    pub directories: Option<u64>,
 }
 
 /// How to leave an engine at shutdown.
@@ -60,6 +73,12 @@ pub struct OpenSession {
     pub model: Option<ModelRef>,
     /// OpenCode agent, if the task names one.
     pub agent: Option<String>,
+    /// The permission policy of the task.
+    pub permissions: Vec<PermissionRule>,
+    /// What the workdir was filled with.
+    pub source: Source,
+    /// Who asked for the task, for people looking at what the engine holds.
+    pub caller: String,
 }
 
 /// Send a prompt exactly as recorded.
@@ -86,6 +105,8 @@ pub enum Activity {
         attempt: u32,
         /// The provider's words.
         message: String,
+        /// When it is tried again, if the engine says so.
+        next: Option<WallTime>,
     },
     /// Does nothing.
     Idle,
@@ -149,8 +170,11 @@ pub struct SessionReport {
     pub text: String,
     /// The text was cut.
     pub text_cut: bool,
-    /// Tools running now: name and title.
+    /// Tools running now: name and title. Of a sub-agent the tools that it runs, not itself.
     pub running_tools: Vec<ToolRun>,
+    /// When the newest piece of work in the record was done (text, a tool, an answer), whoever listened then.
+    #[serde(default)]
+    pub newest_at: Option<WallTime>,
     /// To-do list.
     pub todos: Vec<Todo>,
 }
@@ -269,6 +293,10 @@ pub enum EngineError {
     /// The session does not exist (any more).
     #[error("the session no longer exists in the engine")]
     SessionGone,
+    /// The attempt's worker has ended and cannot go on, because it would end again or must not go on (out of memory, …). The
+    /// text says why and what to do, for a person.
+    #[error("{0}")]
+    Ended(String),
     /// The engine cannot be used as it is; the text says what to do.
     #[error("{0}")]
     Unusable(String),
@@ -279,7 +307,7 @@ impl EngineError {
     pub const fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable(_) | Self::Fault(_) => true,
-            Self::Refused(_) | Self::SessionGone | Self::Unusable(_) => false,
+            Self::Refused(_) | Self::SessionGone | Self::Ended(_) | Self::Unusable(_) => false,
         }
     }
 }
@@ -306,6 +334,11 @@ pub trait Engine: Send + Sync + 'static {
 
     /// A quick look.
     fn probe(&self) -> PortFuture<'_, Result<EngineHealth, EngineError>>;
+
+    /// What is known at once, for metrics.
+    fn numbers(&self) -> EngineNumbers {
+        EngineNumbers::default()
+    }
 
     /// Everything that carries this instance.
     fn owned(&self) -> PortFuture<'_, Result<Vec<OwnedAttempt>, EngineError>>;

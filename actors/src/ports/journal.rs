@@ -77,6 +77,30 @@ pub struct ListFilter {
     pub before: Option<(WallTime, TaskId)>,
 }
 
+/// Which final tasks to look at, in the order in which they ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndedFilter {
+    /// Ended before.
+    pub before: WallTime,
+    /// Only those that had an attempt and whose files are not yet cleared.
+    pub with_files: bool,
+    /// Only those that ended after this one (ended_at, id): the cursor.
+    pub after: Option<(WallTime, TaskId)>,
+    /// At most this many.
+    pub limit: u32,
+}
+
+/// A final task, as retention looks at it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EndedTask {
+    /// Its row.
+    pub view: TaskView,
+    /// Final since.
+    pub ended_at: WallTime,
+    /// Nothing of its attempt is left in its engine, or it never had one.
+    pub attempt_removed: bool,
+}
+
 /// Why the journal failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JournalError {
@@ -127,6 +151,26 @@ pub trait JournalStore: Send + Sync + 'static {
     /// Moves a named cursor.
     fn set_cursor(&self, name: String, at: EventNumber)
     -> PortFuture<'_, Result<(), JournalError>>;
+
+    /// Final tasks, those that ended first coming first.
+    fn ended(&self, filter: EndedFilter) -> PortFuture<'_, Result<Vec<EndedTask>, JournalError>>;
+
+    /// Deletes all that is known of a final task, and these cursors. From the first moment on no read finds the task;
+    /// the deletion is done in pieces between which appends go on. A task that is not there is forgotten already; one
+    /// that is not final is refused. Numbers of deleted events are never given again.
+    fn forget(
+        &self,
+        task: TaskId,
+        cursors: Vec<String>,
+    ) -> PortFuture<'_, Result<(), JournalError>>;
+
+    /// Finishes what an interrupted [`Self::forget`] left; deletes events of the whole instance from before
+    /// `events_before` and idempotency keys from before `keys_before`. Writes nothing when there is nothing to do.
+    fn tidy(
+        &self,
+        events_before: WallTime,
+        keys_before: WallTime,
+    ) -> PortFuture<'_, Result<(), JournalError>>;
 
     /// A write and read of nothing, for health.
     fn check(&self) -> PortFuture<'_, Result<String, JournalError>>;

@@ -5,19 +5,33 @@
 mod clock;
 mod engine;
 mod journal;
+mod memory;
+mod notices;
 mod output;
-mod outward;
+mod planner;
+mod rooms;
+mod space;
 mod workdir;
 
 pub use clock::{Clock, Ids};
 pub use engine::{
-    Activity, AnswerOutcome, Engine, EngineError, EngineHealth, EngineReady, EngineSignal,
-    LastMessage, OpenSession, OwnedAttempt, PauseAbility, PromptState, SendPrompt, SessionReport,
-    SessionSignal, Signal, SignalSink, StopHow,
+    Activity, AnswerOutcome, Engine, EngineError, EngineHealth, EngineNumbers, EngineReady,
+    EngineSignal, LastMessage, OpenSession, OwnedAttempt, PauseAbility, PromptState, SendPrompt,
+    SessionReport, SessionSignal, Signal, SignalSink, StopHow,
 };
-pub use journal::{Batch, JournalError, JournalStore, KeyRow, ListFilter, Loaded, LoadedTask};
+pub use journal::{
+    Batch, EndedFilter, EndedTask, JournalError, JournalStore, KeyRow, ListFilter, Loaded,
+    LoadedTask,
+};
+pub use memory::{LeftMemory, Memory, MemoryPage, MemoryPlace, Written};
+pub use notices::{Delivered, Notice, NoticeAbout, Notices};
 pub use output::{OutputError, OutputStore, TextChunk};
-pub use outward::{Memory, Notices, OutwardError, Rooms};
+pub use planner::PlannerError;
+pub use rooms::{
+    Attachment, Dress, Heard, OpenRoom, Page, Person, Piece, Place, Post, RoomError, RoomMemory,
+    RoomMemoryError, RoomRow, RoomSignal, RoomSink, Rooms, STEER, Said, Sign, TakenCommand,
+};
+pub use space::Space;
 pub use workdir::{FileContent, FileEntry, FileKind, FileList, Prepared, WorkdirError, Workdirs};
 
 /// What every port method returns.

@@ -33,4 +33,7 @@ pub trait OutputStore: Send + Sync + 'static {
         offset: u64,
         limit: u64,
     ) -> PortFuture<'_, Result<TextChunk, OutputError>>;
+
+    /// Removes what is kept of a task; nothing there is fine.
+    fn remove(&self, task: TaskId) -> PortFuture<'_, Result<(), OutputError>>;
 }

@@ -138,6 +138,6 @@ pub trait Workdirs: Send + Sync + 'static {
         limit: u64,
     ) -> PortFuture<'_, Result<TextChunk, WorkdirError>>;
 
-    /// Removes the workdir and its baseline.
+    /// Removes the workdirs of a task with their baselines and patches. Nothing there is fine.
     fn remove(&self, task: TaskId) -> PortFuture<'_, Result<(), WorkdirError>>;
 }

@@ -1,6 +1,6 @@
 //! A bench for the pure machine: feeds inputs, keeps what came out, and checks after every input what must always hold.
 
-use chargehand_actors::command::ControlSignal;
+use chargehand_actors::command::{Author, ControlSignal, Origin, TaskSpec};
 use chargehand_actors::event::{Event, Phase, PromptKind, SessionRef, Usage};
 use chargehand_actors::fakes::World;
 use chargehand_actors::id::{TaskId, WallTime, WorkerId};
@@ -17,9 +17,22 @@ pub(crate) const LIMITS: Limits = Limits {
     request_expiry_ms: 120_000,
     max_resumes: 2,
     max_unfinished: 5,
+    silence_warn_ms: 0,
+    silence_nudge_ms: 0,
+    silence_fail_ms: 0,
+    max_steps: 0,
+    max_provider_retries: 10,
     can_freeze: false,
     engine_known: true,
 };
+
+/// Who gives a command.
+pub(crate) fn by(name: &str) -> Author {
+    Author {
+        by: name.to_owned(),
+        from: Origin::default(),
+    }
+}
 
 pub(crate) struct Bench {
     pub(crate) machine: Machine,
@@ -33,14 +46,19 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn new(limits: Limits, attended: bool) -> Self {
+        Self::of_task(limits, |spec| spec.attended = attended)
+    }
+
+    pub(crate) fn of_task(limits: Limits, change: impl FnOnce(&mut TaskSpec)) -> Self {
         let mut submit = World::task("work 100");
-        submit.spec.attended = attended;
+        change(&mut submit.spec);
         let now = WallTime(1_000_000);
         let event = Event::TaskAccepted {
             spec: Box::new(submit.spec),
             caller: submit.caller,
             idempotency_key: None,
             fingerprint: String::new(),
+            from: Origin::default(),
         };
         let id = TaskId::new(uuid::Uuid::from_u128(7));
         let state = TaskState::accepted(id, now, &event).unwrap();
@@ -63,7 +81,12 @@ impl Bench {
     }
 
     pub(crate) fn running_with(limits: Limits, attended: bool) -> Self {
-        let mut bench = Self::sent_with(limits, attended);
+        Self::running_task(limits, |spec| spec.attended = attended)
+    }
+
+    pub(crate) fn running_task(limits: Limits, change: impl FnOnce(&mut TaskSpec)) -> Self {
+        let mut bench = Self::of_task(limits, change);
+        bench.begin();
         let report = bench.report(Activity::Busy, LastMessage::User);
         bench.read(report);
         assert!(bench.state().prompts[0].taken_up);
@@ -78,16 +101,32 @@ impl Bench {
 
     fn sent_with(limits: Limits, attended: bool) -> Self {
         let mut bench = Self::new(limits, attended);
-        bench.engine_up();
-        bench.input(Input::Dispatched);
-        bench.prepared();
-        bench.input(Input::SessionOpened(Ok((session(), worker(1)))));
-        bench.input(Input::PromptSent {
+        bench.begin();
+        bench
+    }
+
+    /// The same under these limits.
+    pub(crate) fn sent_to(limits: Limits) -> Self {
+        Self::sent_with(limits, false)
+    }
+
+    /// Admission gives a slot, knowing everything that was recorded.
+    pub(crate) fn dispatch(&mut self) {
+        let holds = self.state().holds;
+        self.input(Input::Dispatched { holds });
+    }
+
+    /// From the queue to the accepted first prompt.
+    fn begin(&mut self) {
+        self.engine_up();
+        self.dispatch();
+        self.prepared();
+        self.input(Input::SessionOpened(Ok((session(), worker(1)))));
+        self.input(Input::PromptSent {
             number: 1,
             result: Ok(()),
         });
-        assert_eq!(bench.state().phase, Phase::Running);
-        bench
+        assert_eq!(self.state().phase, Phase::Running);
     }
 
     pub(crate) fn engine_up(&mut self) {
@@ -189,6 +228,7 @@ impl Bench {
             text: "done".to_owned(),
             text_cut: false,
             running_tools: Vec::new(),
+            newest_at: None,
             todos: Vec::new(),
         }
     }
@@ -215,7 +255,7 @@ impl Bench {
             ticket: Ticket(ticket),
             signal,
             reason: None,
-            by: "test".to_owned(),
+            by: by("test"),
         })
     }
 

@@ -140,6 +140,34 @@ async fn an_engine_that_freezes_pauses_in_the_middle_of_a_step() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_freeze_that_fails_for_a_moment_pauses_and_one_that_never_works_is_refused() {
+    let stage = Stage::new().await;
+    let mut submit = World::task("work 60000; work 500");
+    submit.spec.engine = EngineName::new("frozen");
+    let task = stage.send(submit).await;
+    stage.works(task).await;
+    for _ in 0..4 {
+        stage.world.trouble.next("engine.freeze", Fate::FailBefore);
+    }
+    let outcome = stage.control(task, ControlSignal::Pause).await.unwrap();
+    assert_eq!(outcome.pause, Some(PauseKind::Frozen));
+    stage.control(task, ControlSignal::Resume).await.unwrap();
+    stage.world.trouble.always("engine.freeze", Fate::FailAfter);
+    let refused = stage.control(task, ControlSignal::Pause).await.unwrap_err();
+    assert_eq!(refused.code(), "ENGINE_FAILED");
+    assert!(
+        refused.to_string().contains("is running as before"),
+        "{refused}"
+    );
+    assert_eq!(stage.phase(task).await, Phase::Running);
+    // The engine had frozen it and said that it had not: it is thawed, and goes on.
+    stage.world.trouble.clear();
+    stage.reach(task, Phase::Completed).await;
+    let world = stage.end().await;
+    assert_eq!(world.freezer.tallies().effects.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_message_is_read_by_the_worker_and_said_to_be() {
     let stage = Stage::new().await;
     let task = stage.submit("work 2000; work 2000").await;

@@ -3,7 +3,7 @@
 use chargehand_actors::event::{FailureKind, Phase};
 use chargehand_actors::fakes::engine::RunCause;
 use chargehand_actors::fakes::{Fate, World};
-use chargehand_actors::id::AttemptId;
+use chargehand_actors::id::{AttemptId, EngineName};
 use chargehand_actors::view::HealthState;
 
 use crate::stage::{Stage, sleep};
@@ -34,6 +34,28 @@ async fn a_broken_stream_is_not_a_failed_task() {
     stage.reach(task, Phase::Completed).await;
     let world = stage.end().await;
     assert_eq!(world.engine.tallies().runs.values().sum::<u32>(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_ends_without_an_error_is_opened_again_and_the_tasks_are_read() {
+    let stage = Stage::new().await;
+    let task = stage.submit("work 8000").await;
+    stage.works(task).await;
+    // Long enough to be no stream that breaks at once.
+    sleep(6_000).await;
+    let (watched, read) = {
+        let trouble = &stage.world.trouble;
+        (trouble.calls("engine.watch"), trouble.calls("engine.read"))
+    };
+    stage.world.engine.close_stream();
+    sleep(200).await;
+    assert_eq!(stage.world.trouble.calls("engine.watch"), watched + 1);
+    assert!(
+        stage.world.trouble.calls("engine.read") > read,
+        "what was missed is read at once"
+    );
+    stage.reach(task, Phase::Completed).await;
+    stage.end().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -78,6 +100,24 @@ async fn a_run_cut_by_its_workers_death_is_continued_and_finished_steps_are_not_
         .iter()
         .filter(|((_, cause), _)| *cause == RunCause::Resumed);
     assert_eq!(resumed.count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_dies_again_and_again_fails_its_task_however_often_chargehand_starts_anew() {
+    let mut stage = Stage::new().await;
+    let task = stage.submit("die; die; die; die; die; die").await;
+    for _ in 0..6 {
+        if stage.view(task).await.phase.is_final() {
+            break;
+        }
+        stage.reach(task, Phase::Running).await;
+        sleep(4_000).await;
+        stage = stage.restart().await;
+    }
+    let view = stage.reach(task, Phase::Failed).await;
+    assert_eq!(view.failure.unwrap().kind, FailureKind::WorkerLost);
+    assert_eq!(stage.world.count(task, "resume_wanted"), 2);
+    stage.end().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -214,4 +254,28 @@ async fn a_slow_probe_is_told_and_harms_nobody() {
     assert_eq!(engine.state, HealthState::Degraded);
     stage.reach(task, Phase::Completed).await;
     stage.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_engine_gives_the_slots_of_its_ended_tasks_back() {
+    let mut world = World::new(1);
+    world.settings.max_running = 1;
+    let stage = Stage::of(world).await;
+    let mut submit = World::task("work 100000");
+    submit.spec.engine = EngineName::new("frozen");
+    let first = stage.send(submit).await;
+    stage.works(first).await;
+    stage.world.freezer.set_dead(true);
+    // After the start it is not there to be reconciled: nothing may be removed from it.
+    let stage = stage.restart().await;
+    stage.cancel(first).await;
+    let second = stage.submit("work 100").await;
+    sleep(50_000).await;
+    assert_eq!(stage.phase(second).await, Phase::Queued);
+    stage.reach(second, Phase::Completed).await;
+    assert_eq!(stage.world.count(first, "attempt_removal_delayed"), 1);
+    assert_eq!(stage.world.count(first, "attempt_removed"), 0);
+    stage.world.freezer.set_dead(false);
+    let world = stage.end().await;
+    assert_eq!(world.count(first, "attempt_removed"), 1);
 }

@@ -259,3 +259,18 @@ async fn d8_history_and_status_outlive_the_end_and_restarts() {
     }
     stage.end().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_begins_before_its_prompt_is_known_to_be_accepted_is_told_as_what_it_does() {
+    let world = World::new(1);
+    world.trouble.next("engine.prompt", Fate::Stale(3_000));
+    world.trouble.next("engine.read", Fate::Stale(3_000));
+    let stage = Stage::of(world).await;
+    let task = stage.submit("work 20000").await;
+    stage.reach(task, Phase::Running).await;
+    sleep(2_000).await;
+    let doing = stage.view(task).await.doing;
+    assert!(doing.starts_with("runs "), "{doing}");
+    stage.reach(task, Phase::Completed).await;
+    stage.end().await;
+}

@@ -9,7 +9,7 @@ use chargehand_actors::machine::{Effect, Input, Limits, Refusal, Reply, Ticket};
 use chargehand_actors::ports::{Activity, AnswerOutcome, EngineError, LastMessage, Signal};
 use chargehand_actors::view::Delivery;
 
-use crate::bench::{Bench, LIMITS, answered, session, unfinished, with_error, worker};
+use crate::bench::{Bench, LIMITS, answered, by, session, unfinished, with_error, worker};
 
 pub(crate) fn request(id: &str) -> Request {
     Request {
@@ -19,6 +19,7 @@ pub(crate) fn request(id: &str) -> Request {
         kind: RequestKind::Permission {
             permission: "bash".to_owned(),
             patterns: Vec::new(),
+            always: Vec::new(),
         },
     }
 }
@@ -30,7 +31,7 @@ pub(crate) fn in_phase(phase: Phase) -> Bench {
         Phase::Starting => {
             let mut bench = Bench::new(LIMITS, false);
             bench.engine_up();
-            bench.input(Input::Dispatched);
+            bench.dispatch();
             bench
         }
         Phase::Running => Bench::running(),
@@ -163,11 +164,14 @@ fn resume_goes_on_only_from_a_pause() {
 fn a_held_task_is_not_started_by_a_slot_that_was_on_its_way() {
     let mut bench = in_phase(Phase::Queued);
     bench.control(1, ControlSignal::Pause);
-    bench.input(Input::Dispatched);
+    bench.dispatch();
     assert_eq!(bench.state().phase, Phase::Paused);
     bench.control(2, ControlSignal::Resume);
     assert_eq!(bench.state().phase, Phase::Queued);
-    bench.input(Input::Dispatched);
+    // Given before admission knew of the hold: it takes this slot back.
+    bench.input(Input::Dispatched { holds: 0 });
+    assert_eq!(bench.state().phase, Phase::Queued);
+    bench.dispatch();
     assert_eq!(bench.state().phase, Phase::Starting);
 }
 
@@ -333,7 +337,7 @@ fn message(bench: &mut Bench, ticket: u64) {
         message_type: MessageType::Guidance,
         text: "mind the gap".to_owned(),
         metadata: Default::default(),
-        by: "test".to_owned(),
+        by: by("test"),
     });
 }
 
@@ -476,7 +480,7 @@ fn an_answer_that_fails_is_repeated_after_its_back_off() {
             ticket: Ticket(ticket),
             request: RequestId("per_1".to_owned()),
             answer,
-            by: "test".to_owned(),
+            by: by("test"),
         });
     };
     answer(
@@ -517,5 +521,62 @@ fn an_answer_that_fails_is_repeated_after_its_back_off() {
         });
         assert_eq!(bench.count(given), round, "not before the back-off is over");
         bench.pass(10_000);
+    }
+}
+
+#[test]
+fn a_reading_that_began_before_a_sending_failed_says_nothing_about_it() {
+    let mut bench = Bench::running();
+    let before = bench.report(Activity::Busy, unfinished());
+    message(&mut bench, 1);
+    assert_eq!(bench.sends(), vec![(2, PromptKind::Message)]);
+    // A reading begins, the engine takes the prompt and its answer is lost, the reading comes back from before all that.
+    bench.input(Input::Signal {
+        child: false,
+        signal: Signal::Idle,
+    });
+    assert_eq!(bench.reads(), 1);
+    bench.input(Input::PromptSent {
+        number: 2,
+        result: Err(EngineError::Unreachable("lost".to_owned())),
+    });
+    bench.read(before);
+    bench.pass(5_000);
+    assert_eq!(bench.sends().len(), 1, "it is not repeated on old news");
+    assert_eq!(bench.reads(), 2, "it is read again");
+    let after = bench.report(Activity::Busy, unfinished());
+    bench.read(after);
+    bench.pass(5_000);
+    assert_eq!(bench.sends().len(), 1, "it had arrived");
+}
+
+/// A reading that took long, or during which the session did something, shows what is there and not what is missing.
+#[test]
+fn a_reading_that_may_be_old_repeats_nothing() {
+    for is_late in [true, false] {
+        let mut bench = Bench::running();
+        let before = bench.report(Activity::Busy, unfinished());
+        message(&mut bench, 1);
+        bench.input(Input::PromptSent {
+            number: 2,
+            result: Err(EngineError::Unreachable("lost".to_owned())),
+        });
+        bench.pass(500);
+        assert_eq!(bench.reads(), 1);
+        if is_late {
+            bench.later(3_200);
+        } else {
+            bench.input(Input::Signal {
+                child: false,
+                signal: Signal::AssistantStarted,
+            });
+        }
+        bench.read(before.clone());
+        bench.pass(100);
+        assert_eq!(bench.sends().len(), 1, "late: {is_late}");
+        assert_eq!(bench.reads(), 2, "it is read again");
+        bench.read(before);
+        bench.pass(100);
+        assert_eq!(bench.sends().len(), 2, "it never arrived");
     }
 }

@@ -1,11 +1,13 @@
 //! Tables of the pure machine: readings, recovery, deadlines, late arrivals.
 
-use chargehand_actors::command::ControlSignal;
+use chargehand_actors::command::{ControlSignal, Origin};
 use chargehand_actors::event::{
     AbortReason, Event, Failure, FailureKind, Phase, PromptKind, TaskResult, Usage,
 };
 use chargehand_actors::machine::Input;
-use chargehand_actors::ports::{Activity, EngineError, LastMessage, Signal, WorkdirError};
+use chargehand_actors::ports::{
+    Activity, EngineError, LastMessage, Prepared, Signal, WorkdirError,
+};
 
 use crate::bench::{Bench, LIMITS, answered, unfinished, with_error, worker};
 use crate::machine::{in_phase, request};
@@ -233,7 +235,7 @@ fn late_arrivals_are_recorded_a_few_times_and_change_nothing() {
         for _ in 0..10 {
             bench.read(report.clone());
             bench.input(Input::Tick);
-            bench.input(Input::Dispatched);
+            bench.dispatch();
             bench.input(Input::ChangesTaken(Ok(Default::default())));
         }
         assert_eq!(bench.state().phase, phase);
@@ -256,6 +258,42 @@ fn a_session_that_is_gone_is_believed_when_two_readings_apart_say_it() {
     bench.input(Input::ChangesTaken(Ok(Default::default())));
     let failure = bench.state().failure.clone().unwrap();
     assert_eq!(failure.kind, FailureKind::SessionGone);
+}
+
+#[test]
+fn a_worker_that_cannot_go_on_is_believed_when_two_readings_agree() {
+    let ended = |why: &str| Input::SessionRead(Err(EngineError::Ended(why.to_owned())));
+    let mut bench = Bench::running();
+    bench.engine_up();
+    bench.input(ended("out of memory"));
+    assert_eq!(bench.state().phase, Phase::Running);
+    bench.pass(1_000);
+    // Another reason is another story: it is read once more.
+    bench.input(ended("too much on the disk"));
+    assert_eq!(bench.state().phase, Phase::Running);
+    bench.pass(1_000);
+    bench.input(ended("too much on the disk"));
+    assert_eq!(bench.state().phase, Phase::Finishing);
+    bench.input(Input::ChangesTaken(Ok(Default::default())));
+    let failure = bench.state().failure.clone().unwrap();
+    assert_eq!(failure.kind, FailureKind::WorkerLost);
+    assert_eq!(failure.message, "too much on the disk");
+    assert!(bench.state().result.is_some(), "what it left is taken");
+}
+
+#[test]
+fn a_start_whose_worker_cannot_go_on_fails_at_once() {
+    let mut bench = in_phase(Phase::Starting);
+    bench.input(Input::WorkdirPrepared(Ok(Prepared {
+        directory: "/w".to_owned(),
+        note: None,
+    })));
+    bench.engine_up();
+    bench.input(Input::SessionOpened(Err(EngineError::Ended(
+        "out of memory".to_owned(),
+    ))));
+    let failure = bench.state().failure.clone().unwrap();
+    assert!(failure.message.contains("out of memory"), "{failure:?}");
 }
 
 #[test]
@@ -306,6 +344,7 @@ fn nothing_that_is_folded_after_the_end_changes_it() {
         Event::TaskCancelled {
             reason: None,
             by: String::new(),
+            from: Origin::default(),
             running_ms: 1,
         },
     ];
@@ -318,4 +357,21 @@ fn nothing_that_is_folded_after_the_end_changes_it() {
         state.events_total = ended.state().events_total;
         assert_eq!(state, *ended.state(), "{phase:?}");
     }
+}
+
+#[test]
+fn changes_that_cost_chargehand_its_life_again_and_again_are_left_out() {
+    let mut bench = crate::machine::in_phase(Phase::Finishing);
+    let mut times = 0;
+    while bench.state().phase == Phase::Finishing {
+        assert!(times < 20, "it is tried for ever");
+        bench.crash();
+        times += 1;
+    }
+    assert_eq!(bench.state().phase, Phase::Completed);
+    assert_eq!(times, 7, "six times anew");
+    let result = bench.state().result.clone().unwrap();
+    let note = result.changes.note.unwrap_or_default();
+    assert!(note.contains("could not be taken"), "{note}");
+    assert!(!result.text.is_empty(), "the worker's answer is kept");
 }

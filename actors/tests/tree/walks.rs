@@ -12,7 +12,7 @@ use chargehand_actors::ports::{
 };
 use proptest::prelude::*;
 
-use crate::bench::{Bench, LIMITS, session, worker};
+use crate::bench::{Bench, LIMITS, by, session, worker};
 
 /// What may happen next on a walk.
 #[derive(Clone, Debug)]
@@ -83,7 +83,7 @@ fn reading() -> impl Strategy<Value = Reading> {
     let activity = prop_oneof![
         2 => Just(Activity::Busy),
         4 => Just(Activity::Idle),
-        1 => Just(Activity::Retrying { attempt: 1, message: "walk".to_owned() }),
+        1 => Just(Activity::Retrying { attempt: 1, message: "walk".to_owned(), next: None }),
     ];
     (1..3u32, activity, last(), any::<u8>(), 0..4u8, 0..7u32).prop_map(
         |(worker, activity, last, seen, requests, unfinished)| Reading {
@@ -105,6 +105,7 @@ fn request(n: u8) -> Request {
         kind: RequestKind::Permission {
             permission: "bash".to_owned(),
             patterns: Vec::new(),
+            always: Vec::new(),
         },
     }
 }
@@ -132,6 +133,7 @@ fn report(bench: &Bench, reading: &Reading) -> SessionReport {
         text: "walked".to_owned(),
         text_cut: false,
         running_tools: Vec::new(),
+        newest_at: None,
         todos: Vec::new(),
     }
 }
@@ -180,20 +182,20 @@ fn command() -> impl Strategy<Value = Input> {
             ticket,
             signal,
             reason: None,
-            by: "walk".to_owned(),
+            by: by("walk"),
         }),
         ticket().prop_map(|ticket| Input::Message {
             ticket,
             message_type: MessageType::Update,
             text: "walk".to_owned(),
             metadata: Default::default(),
-            by: "walk".to_owned(),
+            by: by("walk"),
         }),
         (ticket(), 0..4u8).prop_map(|(ticket, n)| Input::Answer {
             ticket,
             request: RequestId(format!("per_{n}")),
             answer: Answer::Allow { always: false },
-            by: "walk".to_owned(),
+            by: by("walk"),
         }),
     ]
 }
@@ -205,7 +207,7 @@ fn stray() -> impl Strategy<Value = Input> {
         note: None,
     };
     prop_oneof![
-        Just(Input::Dispatched),
+        (0..2u32).prop_map(|holds| Input::Dispatched { holds }),
         Just(Input::Recovered),
         Just(Input::Tick),
         Just(Input::EngineUp { worker: worker(1) }),
@@ -362,7 +364,7 @@ fn come_to_an_end(bench: &mut Bench) {
     bench.effects.clear();
     bench.crash();
     bench.engine_up();
-    bench.input(Input::Dispatched);
+    bench.dispatch();
     bench.control(1, ControlSignal::Resume);
     for _ in 0..400 {
         if bench.state().phase.is_final() {
@@ -386,7 +388,7 @@ fn come_to_an_end(bench: &mut Bench) {
                 bench.control(2, ControlSignal::Resume);
             }
             Phase::Queued => {
-                bench.input(Input::Dispatched);
+                bench.dispatch();
             }
             _ => {}
         }

@@ -9,6 +9,7 @@ use chargehand_actors::ports::Batch;
 use chargehand_actors::view::TaskView;
 
 use super::dialect::Connection;
+use super::forget::{is_known, used};
 use super::payload::encode;
 use super::write::Fault;
 
@@ -18,19 +19,25 @@ const BATCHES_KEPT: i64 = 1_000;
 
 /// Appends all batches.
 pub(super) async fn append(connection: &mut Connection, batches: &[Batch]) -> Result<(), Fault> {
-    let (mut last, mut batch_number): (i64, i64) = sqlx::query_as(
+    let (newest, deleted, mut batch_number): (i64, i64, i64) = sqlx::query_as(
         "SELECT (SELECT COALESCE(MAX(number), 0) FROM events),
+                (SELECT COALESCE(MAX(event), 0) FROM high_water),
                 (SELECT COALESCE(MAX(number), 0) FROM batches)",
     )
     .fetch_one(&mut *connection)
     .await?;
+    let mut last = newest.max(deleted);
     for batch in batches {
         if !remember(connection, batch, batch_number + 1).await? {
             continue;
         }
         batch_number += 1;
-        if let Some(row) = &batch.row {
-            write_row(connection, batch, row).await?;
+        let mut kept = true;
+        match (&batch.row, after_the_end(batch)) {
+            (Some(row), _) => write_row(connection, batch, row).await?,
+            // Of a task that was deleted meanwhile nothing is kept; the numbers are used up.
+            (None, Some(task)) => kept = is_known(connection, task).await?,
+            (None, None) => {}
         }
         for committed in &batch.events {
             let number = committed.number.0.cast_signed();
@@ -41,6 +48,10 @@ pub(super) async fn append(connection: &mut Connection, batches: &[Batch]) -> Re
                 )));
             }
             last = number;
+            if !kept {
+                used(connection, number).await?;
+                continue;
+            }
             let stored = encode(&committed.event)?;
             sqlx::query(
                 "INSERT INTO events (number, at, task, type, version, payload)
@@ -67,6 +78,21 @@ pub(super) async fn append(connection: &mut Connection, batches: &[Batch]) -> Re
     Ok(())
 }
 
+/// The task of a batch that only says what became of it after its end.
+fn after_the_end(batch: &Batch) -> Option<TaskId> {
+    let bookkeeping = |event: &Event| {
+        matches!(
+            event,
+            Event::AttemptRemoved { .. }
+                | Event::AttemptRemovalDelayed { .. }
+                | Event::LateArrival { .. }
+                | Event::FilesCleared
+        )
+    };
+    let only = batch.events.iter().all(|of| bookkeeping(&of.event));
+    batch.events.first().filter(|_| only)?.task
+}
+
 /// Writes the batch id down. `false` when it is already there.
 async fn remember(
     connection: &mut Connection,
@@ -89,22 +115,25 @@ async fn write_row(
 ) -> Result<(), Fault> {
     let id = row.id.to_string();
     let updated = batch.events.last().map_or(row.phase_since, |e| e.at);
+    let is_final = row.phase.is_final();
+    let ended = is_final.then(|| row.ended_at.unwrap_or(row.phase_since));
     sqlx::query(
-        "INSERT INTO tasks (id, token, agent_id, phase, final, attempt, created_at, updated_at,
+        "INSERT INTO tasks (id, token, agent_id, phase, final, attempt, created_at, updated_at, ended_at,
                             description, last_event, view)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
          ON CONFLICT (id) DO UPDATE SET
              phase = excluded.phase, final = excluded.final, attempt = excluded.attempt,
-             updated_at = excluded.updated_at, last_event = excluded.last_event, view = excluded.view",
+             updated_at = excluded.updated_at, ended_at = excluded.ended_at, last_event = excluded.last_event, view = excluded.view",
     )
     .bind(&id)
     .bind(&row.caller.token)
     .bind(&row.caller.agent_id)
     .bind(row.phase.as_str())
-    .bind(i64::from(row.phase.is_final()))
+    .bind(i64::from(is_final))
     .bind(i64::from(row.attempt))
     .bind(row.created_at.0)
     .bind(updated.0)
+    .bind(ended.map(|at| at.0))
     .bind(&row.spec.description)
     .bind(row.last_event.0.cast_signed())
     .bind(serde_json::to_string(row)?)
@@ -120,6 +149,13 @@ async fn follow(
     at: i64,
     event: &Event,
 ) -> Result<(), Fault> {
+    if let Event::FilesCleared = event {
+        sqlx::query("UPDATE tasks SET cleared_at = $2 WHERE id = $1")
+            .bind(task.to_string())
+            .bind(at)
+            .execute(&mut *connection)
+            .await?;
+    }
     if let Event::AttemptRemoved { attempt } = event {
         sqlx::query("UPDATE tasks SET removed = $2 WHERE id = $1 AND removed < $2")
             .bind(task.to_string())
@@ -132,6 +168,7 @@ async fn follow(
         caller,
         idempotency_key,
         fingerprint,
+        ..
     } = event
     else {
         return Ok(());

@@ -46,6 +46,8 @@ const PROGRESS_STEP: i32 = 50_000;
 pub(super) enum Trouble {
     /// No space on the disk, or a write error that a quota may have caused.
     Space,
+    /// The file, or the file system that it lies on, may only be read.
+    ReadOnly,
     /// The file is not a database, or is damaged.
     Damaged,
     /// Another connection holds the lock.
@@ -69,6 +71,7 @@ pub(super) fn trouble(error: &sqlx::Error) -> Trouble {
         // The low byte is the primary code.
         Some(code) => match code & 0xff {
             5 | 6 => Trouble::Busy,
+            8 => Trouble::ReadOnly,
             9 => Trouble::Interrupted,
             11 | 26 => Trouble::Damaged,
             13 => Trouble::Space,
@@ -105,6 +108,39 @@ pub(super) fn readers(path: &Path) -> Pool {
         .connect_lazy_with(options)
 }
 
+/// A reader from outside, which never changes anything; a server may be writing.
+pub(super) fn reader(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(false)
+        .read_only(true)
+        .busy_timeout(BUSY_TIMEOUT)
+        .disable_statement_logging()
+}
+
+/// Everything that the engine finds wrong with the file, at most a hundred lines.
+pub(super) const FULL_CHECK: &str = "PRAGMA integrity_check(100)";
+
+/// Rows that point to a row that is not there: table, row, the table pointed to.
+pub(super) const REFERENCE_CHECK: &str =
+    "SELECT \"table\", rowid, parent FROM pragma_foreign_key_check LIMIT 100";
+
+/// Tables and indexes, each with the statement that made it.
+pub(super) const LAYOUT: &str =
+    "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY name";
+
+/// An empty journal in memory: what the newest schema looks like.
+pub(super) async fn blank() -> Result<Connection, sqlx::Error> {
+    use sqlx::Connection as _;
+
+    let mut connection = Connection::connect("sqlite::memory:").await?;
+    MIGRATIONS
+        .run(&mut connection)
+        .await
+        .map_err(|error| sqlx::Error::Migrate(Box::new(error)))?;
+    Ok(connection)
+}
+
 /// Looks for damage, for at most `limit`; a file too large for that is taken as sound. `Some` says what is wrong.
 pub(super) async fn damage(
     connection: &mut Connection,
@@ -125,7 +161,7 @@ pub(super) async fn damage(
         Err(error) => match trouble(&error) {
             Trouble::Interrupted => Ok(None),
             Trouble::Damaged => Ok(Some(error.to_string())),
-            Trouble::Space | Trouble::Busy | Trouble::Other => Err(error),
+            Trouble::Space | Trouble::ReadOnly | Trouble::Busy | Trouble::Other => Err(error),
         },
     }
 }
@@ -134,11 +170,7 @@ pub(super) async fn damage(
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 pub(super) async fn scratch() -> Connection {
-    use sqlx::Connection as _;
-
-    let mut connection = Connection::connect("sqlite::memory:").await.unwrap();
-    MIGRATIONS.run(&mut connection).await.unwrap();
-    connection
+    blank().await.unwrap()
 }
 
 /// How a statement is going to be answered, in SQLite's words.

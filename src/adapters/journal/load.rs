@@ -11,6 +11,7 @@ use chargehand_actors::ports::{KeyRow, Loaded, LoadedTask};
 use futures_util::TryStreamExt;
 
 use super::dialect::Connection;
+use super::forget::last_number;
 use super::read::{EventRow, committed};
 
 /// The condition is written as in the index `tasks_live`, so that the index is used.
@@ -28,9 +29,7 @@ pub(super) async fn load(
     connection: &mut Connection,
     keys_since: WallTime,
 ) -> Result<Loaded, sqlx::Error> {
-    let last: i64 = sqlx::query_scalar("SELECT COALESCE(MAX(number), 0) FROM events")
-        .fetch_one(&mut *connection)
-        .await?;
+    let last = last_number(connection).await?;
     let mut loaded = Loaded {
         last_event: EventNumber(last.cast_unsigned()),
         ..Loaded::default()

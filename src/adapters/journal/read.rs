@@ -5,7 +5,7 @@
 
 use std::str::FromStr;
 
-use chargehand_actors::command::{Caller, Identity, TaskSpec};
+use chargehand_actors::command::{Caller, Identity, Notify, TaskSpec};
 use chargehand_actors::event::{CommittedEvent, Event, Phase, Usage};
 use chargehand_actors::id::{EngineName, EventNumber, TaskId, WallTime};
 use chargehand_actors::ports::ListFilter;
@@ -62,7 +62,7 @@ fn committed_or_remark(row: EventRow, task: TaskId) -> CommittedEvent {
 
 /// A row of `tasks`, as far as reading needs it.
 #[derive(sqlx::FromRow)]
-struct TaskRow {
+pub(super) struct TaskRow {
     id: String,
     token: String,
     agent_id: String,
@@ -72,16 +72,24 @@ struct TaskRow {
     updated_at: i64,
     description: String,
     last_event: i64,
+    cleared_at: Option<i64>,
     view: String,
 }
 
-const TASK_COLUMNS: &str = "t.id, t.token, t.agent_id, t.phase, t.attempt, t.created_at, t.updated_at, \
-     t.description, t.last_event, t.view";
+pub(super) const TASK_COLUMNS: &str = "t.id, t.token, t.agent_id, t.phase, t.attempt, t.created_at, t.updated_at, \
+     t.description, t.last_event, t.cleared_at, t.view";
 
 /// The view in a row. `None` when not even the id and phase can be read.
-fn view(row: TaskRow) -> Option<TaskView> {
-    let problem = match serde_json::from_str(&row.view) {
-        Ok(view) => return Some(view),
+pub(super) fn view(row: TaskRow) -> Option<TaskView> {
+    // Not in the stored view: the event comes after the end, without a row.
+    let files_cleared = row.cleared_at.map(WallTime);
+    let problem = match serde_json::from_str::<TaskView>(&row.view) {
+        Ok(view) => {
+            return Some(TaskView {
+                files_cleared,
+                ..view
+            });
+        }
         Err(error) => error,
     };
     let id = TaskId::from_str(&row.id).ok()?;
@@ -102,6 +110,10 @@ fn view(row: TaskRow) -> Option<TaskView> {
             labels: Vec::new(),
             observers: Vec::new(),
             attended: false,
+            permissions: Vec::new(),
+            max_steps: None,
+            notify: Notify::default(),
+            conversation: None,
         },
         caller: Caller {
             token: row.token,
@@ -126,6 +138,7 @@ fn view(row: TaskRow) -> Option<TaskView> {
         messages_waiting: 0,
         result: None,
         failure: None,
+        files_cleared,
         last_event: EventNumber(row.last_event.cast_unsigned()),
         events_total: 0,
     })
@@ -136,7 +149,7 @@ pub(super) async fn task(pool: &Pool, task: TaskId) -> Result<Option<TaskView>, 
     let mut query = QueryBuilder::<Database>::new("SELECT ");
     query
         .push(TASK_COLUMNS)
-        .push(" FROM tasks t WHERE t.id = ")
+        .push(" FROM tasks t WHERE t.forgotten = 0 AND t.id = ")
         .push_bind(task.to_string());
     let row: Option<TaskRow> = query.build_query_as().fetch_optional(pool).await?;
     Ok(row.and_then(view))
@@ -152,7 +165,9 @@ pub(super) async fn events(
 ) -> Result<Vec<CommittedEvent>, sqlx::Error> {
     let rows: Vec<EventRow> = sqlx::query_as(
         "SELECT number, at, task, type, version, payload FROM events
-         WHERE task = $1 AND number > $2 ORDER BY number LIMIT $3 OFFSET $4",
+         WHERE task = $1 AND number > $2
+           AND EXISTS (SELECT 1 FROM tasks WHERE id = $1 AND forgotten = 0)
+         ORDER BY number LIMIT $3 OFFSET $4",
     )
     .bind(task.to_string())
     .bind(small(after.0))
@@ -174,7 +189,8 @@ pub(super) async fn newest_events(
 ) -> Result<Vec<CommittedEvent>, sqlx::Error> {
     let rows: Vec<EventRow> = sqlx::query_as(
         "SELECT number, at, task, type, version, payload FROM events
-         WHERE task = $1 ORDER BY number DESC LIMIT $2",
+         WHERE task = $1 AND EXISTS (SELECT 1 FROM tasks WHERE id = $1 AND forgotten = 0)
+         ORDER BY number DESC LIMIT $2",
     )
     .bind(task.to_string())
     .bind(small(limit.min(EVENTS_LIMIT)))
@@ -212,7 +228,7 @@ fn list_query(filter: &ListFilter, phase: Option<&str>) -> QueryBuilder<Database
     let (at, id) = match &filter.label {
         Some(label) => {
             query
-                .push("task_labels l JOIN tasks t ON t.id = l.task WHERE l.label = ")
+                .push("task_labels l JOIN tasks t ON t.id = l.task WHERE t.forgotten = 0 AND l.label = ")
                 .push_bind(label.clone());
             ("l.created_at", "l.task")
         }
@@ -230,7 +246,7 @@ fn list_query(filter: &ListFilter, phase: Option<&str>) -> QueryBuilder<Database
             query
                 .push("tasks t")
                 .push(dialect::by_index(index))
-                .push(" WHERE 1 = 1");
+                .push(" WHERE t.forgotten = 0");
             ("t.created_at", "t.id")
         }
     };
@@ -254,7 +270,9 @@ fn list_query(filter: &ListFilter, phase: Option<&str>) -> QueryBuilder<Database
 /// Whose tasks: of this token, of all these agents at once (two different ones have no task in common).
 fn owners(filter: &ListFilter) -> (Option<&str>, Vec<&str>) {
     let (token, agent) = match &filter.identity {
-        Some(Identity::Caller { token, agent_id }) => (Some(token.as_str()), agent_id.as_deref()),
+        Some(Identity::Caller {
+            token, agent_id, ..
+        }) => (Some(token.as_str()), agent_id.as_deref()),
         Some(Identity::Operator { .. }) | None => (None, None),
     };
     let mut agents: Vec<&str> = agent
@@ -302,6 +320,8 @@ fn small(number: u64) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use chargehand_actors::command::Origin;
+
     use super::*;
 
     /// Every filter that decides which index is used.
@@ -310,6 +330,7 @@ mod tests {
             Some(Identity::Caller {
                 token: "t".to_owned(),
                 agent_id: agent.map(str::to_owned),
+                from: Origin::default(),
             })
         };
         let mut filters = Vec::new();

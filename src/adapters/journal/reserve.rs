@@ -31,6 +31,21 @@ impl Reserve {
         fs::remove_file(&self.path).is_ok()
     }
 
+    /// Whether the disk says that it takes no writes at all, by trying one.
+    pub(super) fn is_on_read_only_disk(&self) -> bool {
+        let mut path = self.path.as_os_str().to_owned();
+        path.push(".try");
+        let tried = File::create(&path);
+        match tried {
+            Ok(_) => {
+                // It is empty; one that stays takes no space and is overwritten by the next try.
+                drop(fs::remove_file(&path));
+                false
+            }
+            Err(error) => error.kind() == io::ErrorKind::ReadOnlyFilesystem,
+        }
+    }
+
     /// Makes sure that the space is in place, unless the disk would be left with less than as much again.
     /// `Ok(false)` when there is too little space.
     pub(super) fn restore(&self) -> io::Result<bool> {

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use chargehand_actors::event::CommittedEvent;
 use chargehand_actors::id::{EventNumber, TaskId, WallTime};
-use chargehand_actors::ports::{Batch, JournalError, JournalStore, ListFilter, Loaded, PortFuture};
+use chargehand_actors::ports::{
+    Batch, EndedFilter, EndedTask, JournalError, JournalStore, ListFilter, Loaded, PortFuture,
+};
 use chargehand_actors::view::TaskView;
 use sqlx::migrate::MigrateError;
 use sqlx::{ConnectOptions, Connection as _};
@@ -19,10 +21,11 @@ use sqlx::{ConnectOptions, Connection as _};
 use super::dialect::{self, Connection, MIGRATIONS, Pool, Trouble};
 use super::reserve::Reserve;
 use super::write::{Write, Writer};
-use super::{load, read};
+use super::{forget, load, read};
 
-/// How long an open may look for damage. About 1 GB is looked through in that time.
-const CHECK_LIMIT: Duration = Duration::from_secs(3);
+/// How long an open may look for damage, so that a start does not take longer with every task of the past. Some 50 MB are
+/// looked through in that time; `chargehand journal check` looks at everything.
+const CHECK_LIMIT: Duration = Duration::from_millis(300);
 
 /// Where the journal is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +64,7 @@ impl SqliteJournal {
     /// [`JournalError::Write`] when it cannot be written.
     pub async fn open(settings: JournalSettings) -> Result<Self, JournalError> {
         let path = settings.path.as_path();
+        refuse_emptied(path)?;
         make_private(path)?;
         let reserve = Reserve::of(path, settings.reserve_bytes);
         let mut writer = connect(path, &reserve)
@@ -115,8 +119,40 @@ impl SqliteJournal {
         loaded.map_err(|e| self.reading(&e))
     }
 
+    /// Connections for reading.
+    pub(super) const fn readers(&self) -> &Pool {
+        &self.readers
+    }
+
+    /// Writes what is done in one piece.
+    pub(super) async fn write(&self, write: Write) -> Result<(), JournalError> {
+        self.writer.run(write).await.map(drop)
+    }
+
+    /// Writes piece by piece, letting other writes between them.
+    async fn write_all(&self, write: Write) -> Result<(), JournalError> {
+        while self.writer.run(write.clone()).await? {}
+        Ok(())
+    }
+
+    async fn tidy_all(
+        &self,
+        events_before: WallTime,
+        keys_before: WallTime,
+    ) -> Result<(), JournalError> {
+        loop {
+            let unfinished = forget::unfinished(&self.readers).await;
+            match unfinished.map_err(|e| self.reading(&e))? {
+                Some(task) => self.write_all(Write::Forget(task, Vec::new())).await?,
+                None => break,
+            }
+        }
+        self.write_all(Write::Tidy(events_before, keys_before))
+            .await
+    }
+
     async fn check_all(&self) -> Result<String, JournalError> {
-        self.writer.run(Write::Check).await?;
+        self.write(Write::Check).await?;
         let version: String = sqlx::query_scalar(dialect::ENGINE_VERSION)
             .fetch_one(&self.readers)
             .await
@@ -138,7 +174,7 @@ impl JournalStore for SqliteJournal {
     }
 
     fn append(&self, batches: Vec<Batch>) -> PortFuture<'_, Result<(), JournalError>> {
-        Box::pin(self.writer.run(Write::Batches(batches)))
+        Box::pin(self.write(Write::Batches(batches)))
     }
 
     fn task(&self, task: TaskId) -> PortFuture<'_, Result<Option<TaskView>, JournalError>> {
@@ -191,7 +227,30 @@ impl JournalStore for SqliteJournal {
         name: String,
         at: EventNumber,
     ) -> PortFuture<'_, Result<(), JournalError>> {
-        Box::pin(self.writer.run(Write::Cursor(name, at)))
+        Box::pin(self.write(Write::Cursor(name, at)))
+    }
+
+    fn ended(&self, filter: EndedFilter) -> PortFuture<'_, Result<Vec<EndedTask>, JournalError>> {
+        Box::pin(async move {
+            let found = forget::ended(&self.readers, &filter).await;
+            found.map_err(|e| self.reading(&e))
+        })
+    }
+
+    fn forget(
+        &self,
+        task: TaskId,
+        cursors: Vec<String>,
+    ) -> PortFuture<'_, Result<(), JournalError>> {
+        Box::pin(self.write_all(Write::Forget(task.to_string(), cursors)))
+    }
+
+    fn tidy(
+        &self,
+        events_before: WallTime,
+        keys_before: WallTime,
+    ) -> PortFuture<'_, Result<(), JournalError>> {
+        Box::pin(self.tidy_all(events_before, keys_before))
     }
 
     fn check(&self) -> PortFuture<'_, Result<String, JournalError>> {
@@ -209,6 +268,30 @@ async fn connect(path: &Path, reserve: &Reserve) -> Result<Connection, sqlx::Err
         }
         opened => opened,
     }
+}
+
+/// Refuses to begin anew where a journal has been: its side files are there, and its content is gone.
+fn refuse_emptied(path: &Path) -> Result<(), JournalError> {
+    let beside = |suffix: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    };
+    let content = |path: &Path| std::fs::metadata(path).map_or(0, |meta| meta.len());
+    let traces = [beside("-wal"), beside(".reserve")];
+    let Some(trace) = traces.iter().find(|trace| content(trace) > 0) else {
+        return Ok(());
+    };
+    if content(path) > 0 {
+        return Ok(());
+    }
+    Err(JournalError::Unusable(format!(
+        "{} has lost its content: it is empty or gone, but {} shows that there was a journal; put the last good backup in \
+         its place (`chargehand journal backup` writes them), or remove {} to begin without the tasks of before",
+        path.display(),
+        trace.display(),
+        trace.display()
+    )))
 }
 
 /// Makes the file readable by its owner alone; SQLite's side files take over its mode.
@@ -255,8 +338,9 @@ async fn check_version(connection: &mut Connection, path: &Path) -> Result<(), J
 
 fn damaged(path: &Path, what: &str) -> JournalError {
     JournalError::Unusable(format!(
-        "{} is damaged or is no Chargehand journal ({what}); keep a copy of it and of its -wal file, then restore the \
-         last good copy or use another data directory",
+        "{} is damaged or is no Chargehand journal ({what}); keep a copy of it and of its -wal file, then put the last \
+         good backup in its place, or use another data directory. `chargehand journal check` says what is wrong, \
+         `chargehand journal export` prints what can be read",
         path.display()
     ))
 }
@@ -268,12 +352,17 @@ fn opening(path: &Path, error: &sqlx::Error) -> JournalError {
         Trouble::Space => JournalError::Write(format!(
             "no space left for {path_text} ({error}); free some space and start again"
         )),
+        Trouble::ReadOnly => JournalError::Unusable(format!(
+            "{path_text} can only be read ({error}): the file is write-protected, or its disk is mounted read-only, as the \
+             system does after errors of the disk. Make it writable and start again, or use another data directory"
+        )),
         Trouble::Busy => JournalError::Unusable(format!(
             "another program holds {path_text} locked ({error}); stop it and start again"
         )),
-        Trouble::Interrupted | Trouble::Other => {
-            JournalError::Unusable(format!("{path_text} cannot be opened: {error}"))
-        }
+        Trouble::Interrupted | Trouble::Other => JournalError::Unusable(format!(
+            "{path_text} cannot be opened ({error}); look whether it is a file that this user may read and write on a disk \
+                 that works, or use another data directory"
+        )),
     }
 }
 

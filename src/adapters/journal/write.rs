@@ -6,22 +6,31 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use chargehand_actors::id::EventNumber;
+use chargehand_actors::crash::CrashPoint;
+use chargehand_actors::id::{EventNumber, WallTime};
 use chargehand_actors::ports::{Batch, JournalError};
 use sqlx::{ConnectOptions, Connection as _};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::append::append;
 use super::dialect::{self, Connection, Trouble};
+use super::forget::{forget, tidy};
 use super::reserve::Reserve;
+use super::rooms::{self, RoomWrite};
 
 /// A change, as plain data, so that it can be tried again.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Write {
     /// Append these, all or none.
     Batches(Vec<Batch>),
     /// Move a reader's cursor.
     Cursor(String, EventNumber),
+    /// Delete a piece of a final task, by its id, and these cursors.
+    Forget(String, Vec<String>),
+    /// Delete a piece of the instance's events, and the keys, from before these times.
+    Tidy(WallTime, WallTime),
+    /// What is remembered of rooms.
+    Room(RoomWrite),
     /// Nothing but a counter: shows that writing works.
     Check,
 }
@@ -60,9 +69,9 @@ impl Writer {
         }
     }
 
-    /// Does it. A caller that leaves while it waits for its turn leaves nothing behind; from then on it is done to the
+    /// Does it; `true` = a piece of it, and there is more to do. A caller that leaves while it waits for its turn leaves nothing behind; from then on it is done to the
     /// end, whether or not anybody waits for it.
-    pub(super) async fn run(self: &Arc<Self>, write: Write) -> Result<(), JournalError> {
+    pub(super) async fn run(self: &Arc<Self>, write: Write) -> Result<bool, JournalError> {
         let held = self.hold().await;
         let writer = Arc::clone(self);
         tokio::spawn(async move { writer.run_here(held, &write).await })
@@ -70,26 +79,32 @@ impl Writer {
             .unwrap_or_else(|e| Err(JournalError::Write(format!("the write failed inside: {e}"))))
     }
 
-    async fn run_here(&self, mut held: Held, write: &Write) -> Result<(), JournalError> {
-        let Err(fault) = self.attempt(&mut held, write).await else {
-            return Ok(());
+    async fn run_here(&self, mut held: Held, write: &Write) -> Result<bool, JournalError> {
+        let fault = match self.attempt(&mut held, write).await {
+            Ok(more) => return Ok(more),
+            Err(fault) => fault,
         };
         let full = matches!(&fault, Fault::Sql(e) if dialect::trouble(e) == Trouble::Space);
-        // The reserve is for events; a cursor or a health check must not eat it.
+        // The reserve is for events; nothing else may eat it.
         let worth_it = match write {
             Write::Batches(_) => true,
-            Write::Cursor(..) | Write::Check => false,
+            Write::Cursor(..)
+            | Write::Forget(..)
+            | Write::Tidy(..)
+            | Write::Room(_)
+            | Write::Check => false,
         };
         if !full || !worth_it || !self.blocking(Reserve::release).await {
-            return Err(self.error(&fault));
+            return Err(self.error(&fault).await);
         }
         tracing::error!(path = %self.path.display(), "the disk is full: the journal's reserve is given up");
-        self.attempt(&mut held, write)
-            .await
-            .map_err(|fault| self.error(&fault))
+        match self.attempt(&mut held, write).await {
+            Ok(more) => Ok(more),
+            Err(fault) => Err(self.error(&fault).await),
+        }
     }
 
-    async fn attempt(&self, held: &mut Held, write: &Write) -> Result<(), Fault> {
+    async fn attempt(&self, held: &mut Held, write: &Write) -> Result<bool, Fault> {
         let connection = self.ready(held).await?;
         let done = apply(connection, write).await;
         if done.is_err() {
@@ -146,15 +161,30 @@ impl Writer {
             .unwrap_or(false)
     }
 
-    fn error(&self, fault: &Fault) -> JournalError {
+    /// A file system that has become read-only refuses a write to an open file with the same code as a full one.
+    async fn trouble(&self, error: &sqlx::Error) -> Trouble {
+        match dialect::trouble(error) {
+            Trouble::Space if self.blocking(Reserve::is_on_read_only_disk).await => {
+                Trouble::ReadOnly
+            }
+            known => known,
+        }
+    }
+
+    async fn error(&self, fault: &Fault) -> JournalError {
         let path = self.path.display();
         let text = match fault {
-            Fault::Sql(error) => match dialect::trouble(error) {
+            Fault::Sql(error) => match self.trouble(error).await {
                 Trouble::Space => format!(
                     "no space left for {path} ({error}); nothing more is recorded until space is freed"
                 ),
+                Trouble::ReadOnly => format!(
+                    "{path} can only be read ({error}): the file is write-protected, or its disk has become read-only, as the \
+                     system does after errors of the disk; nothing more is recorded until it is writable. The kernel's log \
+                     says more"
+                ),
                 Trouble::Damaged => format!(
-                    "{path} is damaged ({error}); stop, keep a copy of it, and restore the last good copy"
+                    "{path} is damaged ({error}); stop, keep a copy of it, and put the last good backup in its place"
                 ),
                 Trouble::Busy => format!("another program holds {path} locked ({error})"),
                 Trouble::Interrupted | Trouble::Other => format!("{path}: {error}"),
@@ -165,8 +195,9 @@ impl Writer {
     }
 }
 
-async fn apply(connection: &mut Connection, write: &Write) -> Result<(), Fault> {
+async fn apply(connection: &mut Connection, write: &Write) -> Result<bool, Fault> {
     let mut change = connection.begin_with(dialect::BEGIN_WRITE).await?;
+    let mut more = false;
     match write {
         Write::Batches(batches) => append(&mut change, batches).await?,
         Write::Cursor(name, at) => {
@@ -179,6 +210,9 @@ async fn apply(connection: &mut Connection, write: &Write) -> Result<(), Fault> 
             .execute(&mut *change)
             .await?;
         }
+        Write::Forget(task, cursors) => more = forget(&mut change, task, cursors).await?,
+        Write::Tidy(events, keys) => more = tidy(&mut change, *events, *keys).await?,
+        Write::Room(write) => rooms::apply(&mut change, write).await?,
         Write::Check => {
             sqlx::query(
                 "INSERT INTO health (id, checks) VALUES (1, 1)
@@ -188,6 +222,9 @@ async fn apply(connection: &mut Connection, write: &Write) -> Result<(), Fault> 
             .await?;
         }
     }
+    if matches!(write, Write::Batches(_)) {
+        CrashPoint::BeforeCommit.pass();
+    }
     change.commit().await?;
-    Ok(())
+    Ok(more)
 }

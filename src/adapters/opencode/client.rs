@@ -14,6 +14,7 @@ use serde_json::Value;
 use url::Url;
 
 use super::wire::Health;
+use crate::adapters::cause::innermost;
 
 /// Time limit of an ordinary call. A server that starts several directories at once was seen to take 9 s for its health.
 pub(super) const CALL_LIMIT: Duration = Duration::from_secs(20);
@@ -23,9 +24,9 @@ const BODY_LIMIT: usize = 64 * 1024 * 1024;
 
 /// User and password of a server.
 #[derive(Clone)]
-pub(super) struct Credentials {
-    pub(super) username: String,
-    pub(super) password: String,
+pub(in crate::adapters) struct Credentials {
+    pub(in crate::adapters) username: String,
+    pub(in crate::adapters) password: String,
 }
 
 impl fmt::Debug for Credentials {
@@ -39,7 +40,7 @@ impl fmt::Debug for Credentials {
 
 /// Talks to one server.
 #[derive(Clone)]
-pub(super) struct Client {
+pub(in crate::adapters) struct Client {
     base: Url,
     credentials: Option<Credentials>,
     http: reqwest::Client,
@@ -86,11 +87,28 @@ pub(super) enum Reply<T> {
 impl Client {
     /// A client for `base` (scheme, host, port, perhaps a path in front of OpenCode's routes).
     pub(super) fn new(base: Url, credentials: Option<Credentials>) -> Result<Self, EngineError> {
+        let direct = base.host_str().is_some_and(is_loopback);
+        Self::build(base, credentials, direct)
+    }
+
+    /// The same for a server on this machine's own networks: never through a proxy.
+    pub(in crate::adapters) fn near(
+        base: Url,
+        credentials: Option<Credentials>,
+    ) -> Result<Self, EngineError> {
+        Self::build(base, credentials, true)
+    }
+
+    fn build(
+        base: Url,
+        credentials: Option<Credentials>,
+        direct: bool,
+    ) -> Result<Self, EngineError> {
         let build = |pooled: bool| {
             let mut builder = reqwest::Client::builder()
                 .connect_timeout(Duration::from_secs(5))
                 .tcp_nodelay(true);
-            if base.host_str().is_some_and(is_loopback) {
+            if direct {
                 builder = builder.no_proxy();
             }
             if !pooled {
@@ -114,7 +132,7 @@ impl Client {
     }
 
     /// `GET /global/health` on a connection of its own.
-    pub(super) async fn health(&self, limit: Duration) -> Result<Health, EngineError> {
+    pub(in crate::adapters) async fn health(&self, limit: Duration) -> Result<Health, EngineError> {
         let request = self.request(&self.fresh, Method::GET, "/global/health", &[])?;
         let response = send(request.timeout(limit)).await?;
         match self.decode(response).await? {
@@ -350,16 +368,12 @@ async fn limited(mut response: Response, limit: usize) -> Result<Vec<u8>, Engine
     Ok(body)
 }
 
-/// The innermost cause says more than reqwest's own words, and holds no address with a password.
+/// Nobody there, no answer in time, or none that can be read.
 pub(super) fn unreachable(error: &reqwest::Error) -> EngineError {
     if error.is_timeout() {
         return EngineError::Unreachable("no answer within the time limit".to_owned());
     }
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    EngineError::Unreachable(cause.to_string())
+    EngineError::Unreachable(innermost(error))
 }
 
 #[cfg(test)]

@@ -1,19 +1,18 @@
-//! The one driver of OpenCode: sessions, prompts, readings and answers over REST, for every engine.
+//! The one driver of OpenCode: sessions, prompts and readings over REST, for every engine.
 //!
 //! In: calls of an engine whose server is up. Out: what the server's records say. All calls may be repeated. Every call names
 //! the session's directory: versions before 1.17 run a session in the directory of the request, not in its own.
-//! Ending runs and removing sessions is in `ending`, the event stream in `watching`.
+//! Answers are in `answering`, ending runs and removing sessions in `ending`, the event stream in `watching`, the rules of a session in `rules`.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use chargehand_actors::command::{Answer, ModelRef};
-use chargehand_actors::event::{Request, RequestKind, SessionRef};
+use chargehand_actors::command::ModelRef;
+use chargehand_actors::crash::CrashPoint;
+use chargehand_actors::event::SessionRef;
 use chargehand_actors::id::{AttemptId, InstanceId, WorkerId};
-use chargehand_actors::ports::{
-    AnswerOutcome, EngineError, OpenSession, OwnedAttempt, SendPrompt, SessionReport,
-};
+use chargehand_actors::ports::{EngineError, OpenSession, OwnedAttempt, SendPrompt, SessionReport};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -21,19 +20,23 @@ use tokio::time::Instant;
 use super::client::{Client, Reply};
 use super::ending::has_answer;
 use super::gate::ColdGate;
-use super::report::{Records, report};
+use super::report::{Child, Records, SUB_AGENT, report};
 use super::version::Version;
 use super::wire::{Message, Owner, Permission, Questions, Session, StatusMap, WireTodo};
 
+/// How many messages of a child session are read.
+const NEWEST: u32 = 4;
+/// Where a server lists the sessions of all directories.
+const ALL_SESSIONS: &str = "/experimental/session";
 /// How long a directory counts as starting after its prompt was taken.
 const COLD_LIMIT: Duration = Duration::from_secs(20);
 
 /// Drives one life of one server.
 #[derive(Clone, Debug)]
-pub(super) struct Driver {
+pub(in crate::adapters) struct Driver {
     pub(super) client: Client,
     pub(super) instance: InstanceId,
-    pub(super) worker: WorkerId,
+    pub(in crate::adapters) worker: WorkerId,
     pub(super) version: Version,
     /// Model for tasks that name none, where the server's own configuration is not ours.
     pub(super) model: Option<ModelRef>,
@@ -55,19 +58,19 @@ pub(super) struct Sent {
 }
 
 /// What a driver is made for.
-pub(super) struct DriverSettings {
-    pub(super) client: Client,
-    pub(super) instance: InstanceId,
-    pub(super) worker: WorkerId,
-    pub(super) version: Version,
-    pub(super) model: Option<ModelRef>,
-    pub(super) engine: String,
+pub(in crate::adapters) struct DriverSettings {
+    pub(in crate::adapters) client: Client,
+    pub(in crate::adapters) instance: InstanceId,
+    pub(in crate::adapters) worker: WorkerId,
+    pub(in crate::adapters) version: Version,
+    pub(in crate::adapters) model: Option<ModelRef>,
+    pub(in crate::adapters) engine: String,
     /// The server was there before: it may hold prompts that we know nothing of.
-    pub(super) adopted: bool,
+    pub(in crate::adapters) adopted: bool,
 }
 
 impl Driver {
-    pub(super) fn new(settings: DriverSettings) -> Self {
+    pub(in crate::adapters) fn new(settings: DriverSettings) -> Self {
         let now = Instant::now();
         let doubt = if settings.adopted {
             COLD_LIMIT
@@ -96,11 +99,17 @@ impl Driver {
     }
 
     /// Finds the session that carries the attempt, or makes it.
-    pub(super) async fn open(&self, request: OpenSession) -> Result<SessionRef, EngineError> {
+    pub(in crate::adapters) async fn open(
+        &self,
+        request: OpenSession,
+    ) -> Result<SessionRef, EngineError> {
         let owner = self.owner(request.attempt);
         let mut found = self.find(&request.directory, &owner).await?;
         let id = match found.len() {
-            0 => self.create(&request, &owner).await?,
+            0 => {
+                CrashPoint::SessionMissing.pass();
+                self.create(&request, &owner).await?
+            }
             1 => found.remove(0).id,
             _ => self.keep_one(found, &request.directory).await?,
         };
@@ -136,7 +145,11 @@ impl Driver {
         } else {
             format!("{} {}", request.title, owner.title_mark())
         };
-        let body = json!({"title": title, "metadata": {"chargehand": owner}});
+        let mut body = json!({"title": title, "metadata": {"chargehand": owner}});
+        let rules = self.session_rules(request).await?;
+        if !rules.is_empty() {
+            body["permission"] = json!(rules);
+        }
         let query = [("directory", request.directory.as_str())];
         let reply = self
             .client
@@ -175,7 +188,7 @@ impl Driver {
     }
 
     /// Sends a prompt exactly as recorded. A 204 only says that it was heard.
-    pub(super) async fn prompt(&self, request: SendPrompt) -> Result<(), EngineError> {
+    pub(in crate::adapters) async fn prompt(&self, request: SendPrompt) -> Result<(), EngineError> {
         let session = &request.session;
         let permit = self.gate.enter(&session.directory).await;
         let path = format!("/session/{}/prompt_async", session.id);
@@ -269,7 +282,7 @@ impl Driver {
 
     /// Reads the records once. OpenCode says idle before the last message has its end: whoever judges an idle session reads
     /// it again (the task machine believes only two readings that agree).
-    pub(super) async fn read(
+    pub(in crate::adapters) async fn read(
         &self,
         session: &SessionRef,
         prompts: &[String],
@@ -300,14 +313,30 @@ impl Driver {
             self.client.get::<Vec<WireTodo>>(&todo_path, &directory),
         )
         .await?;
-        let permissions = json_list(permissions)?;
-        let questions = json_list(questions)?;
+        let permissions: Vec<Permission> = json_list(permissions)?;
+        let questions: Vec<Questions> = json_list(questions)?;
+        // The requests of an aborted child session stay listed although it works no more.
+        let works = |id: &str| id == session.id || statuses.contains_key(id);
+        let permissions = permissions
+            .into_iter()
+            .filter(|asked| works(&asked.session_id));
+        let permissions: Vec<Permission> = permissions.collect();
+        let questions = questions
+            .into_iter()
+            .filter(|asked| works(&asked.session_id));
+        let questions: Vec<Questions> = questions.collect();
+        let children = if status.is_some() && runs_sub_agent(&messages) {
+            self.working_children(session, statuses).await?
+        } else {
+            Vec::new()
+        };
         let mut records = Records {
             status,
             messages,
             permissions: Vec::new(),
             questions: Vec::new(),
             todos: json_list(todos)?,
+            children,
         };
         for asked in permissions {
             if self.is_below(&asked.session_id, session).await? {
@@ -320,6 +349,31 @@ impl Driver {
             }
         }
         Ok(records)
+    }
+
+    /// The child sessions that work, at any depth, with their newest messages.
+    async fn working_children(
+        &self,
+        session: &SessionRef,
+        mut statuses: StatusMap,
+    ) -> Result<Vec<Child>, EngineError> {
+        let mut children = Vec::new();
+        let working: Vec<String> = statuses.keys().cloned().collect();
+        for id in working {
+            if id == session.id || !self.is_below(&id, session).await? {
+                continue;
+            }
+            let messages = self.messages(&id, &session.directory, Some(NEWEST)).await;
+            children.push(Child {
+                status: statuses.remove(&id),
+                messages: match messages {
+                    Ok(messages) => messages,
+                    Err(EngineError::SessionGone) => Vec::new(),
+                    Err(error) => return Err(error),
+                },
+            });
+        }
+        Ok(children)
     }
 
     /// Whether `id` is the session itself or one of its children, at any depth.
@@ -382,8 +436,20 @@ impl Driver {
 
     /// Everything of this instance on the server.
     pub(super) async fn owned(&self) -> Result<Vec<OwnedAttempt>, EngineError> {
-        let sessions = self.all_sessions().await?;
-        Ok(sessions
+        Ok(self.ours(self.all_sessions().await?))
+    }
+
+    /// Whether nothing of this instance is on the server. An error where that server cannot tell of all directories at once.
+    pub(super) async fn owns_nothing(&self) -> Result<bool, EngineError> {
+        let query = [("limit", "10000")];
+        match self.client.get(ALL_SESSIONS, &query).await? {
+            Reply::Json(sessions) => Ok(self.ours(sessions).is_empty()),
+            Reply::Missing | Reply::NoRoute => Err(no_route(ALL_SESSIONS)),
+        }
+    }
+
+    fn ours(&self, sessions: Vec<Session>) -> Vec<OwnedAttempt> {
+        sessions
             .into_iter()
             .filter(|session| session.parent_id.is_none())
             .filter_map(|session| {
@@ -397,58 +463,29 @@ impl Driver {
                     session: Some(self.session_ref(session.id, session.directory)),
                 })
             })
-            .collect())
+            .collect()
     }
 
     /// Sessions of all directories.
     pub(super) async fn all_sessions(&self) -> Result<Vec<Session>, EngineError> {
         let query = [("limit", "10000")];
-        match self.client.get("/experimental/session", &query).await? {
+        match self.client.get(ALL_SESSIONS, &query).await? {
             Reply::Json(sessions) => Ok(sessions),
             Reply::Missing | Reply::NoRoute => {
                 json_list(self.client.get("/session", &query).await?)
             }
         }
     }
+}
 
-    /// Gives an answer. OpenCode keeps no record of answers: a request that it does not know is answered or gone.
-    pub(super) async fn answer(
-        &self,
-        session: &SessionRef,
-        request: &Request,
-        answer: &Answer,
-    ) -> Result<AnswerOutcome, EngineError> {
-        let (path, body) = answer_call(request, answer)?;
-        let query = [("directory", session.directory.as_str())];
-        if !self.version.refuses_gone_requests() && !self.is_open(request, &query).await? {
-            return Ok(AnswerOutcome::Gone);
-        }
-        let taken = self.client.act(Method::POST, &path, &query, &body).await?;
-        Ok(if taken {
-            AnswerOutcome::Given
-        } else {
-            AnswerOutcome::Gone
+/// Whether a sub-agent was started and has not ended.
+fn runs_sub_agent(messages: &[Message]) -> bool {
+    let last = messages.iter().rfind(|message| message.info.is_assistant());
+    last.filter(|message| !message.info.is_ended())
+        .is_some_and(|message| {
+            let mut parts = message.parts.iter();
+            parts.any(|part| part.tool == SUB_AGENT && part.state.status == "running")
         })
-    }
-
-    async fn is_open(
-        &self,
-        request: &Request,
-        query: &[(&str, &str)],
-    ) -> Result<bool, EngineError> {
-        let id = &request.id.0;
-        match &request.kind {
-            RequestKind::Permission { .. } => {
-                let open: Vec<Permission> =
-                    json_list(self.client.get("/permission", query).await?)?;
-                Ok(open.iter().any(|asked| asked.id == *id))
-            }
-            RequestKind::Question { .. } => {
-                let open: Vec<Questions> = json_list(self.client.get("/question", query).await?)?;
-                Ok(open.iter().any(|asked| asked.id == *id))
-            }
-        }
-    }
 }
 
 fn prompt_body(request: &SendPrompt, default_model: Option<&ModelRef>) -> Value {
@@ -464,46 +501,6 @@ fn prompt_body(request: &SendPrompt, default_model: Option<&ModelRef>) -> Value 
         body["agent"] = json!(agent);
     }
     body
-}
-
-/// Route and body of an answer. A bare reject would end the run, so a refusal always carries words; for a question they go
-/// out as its answer, because rejecting a question always ends the run.
-fn answer_call(request: &Request, answer: &Answer) -> Result<(String, Value), EngineError> {
-    let id = &request.id;
-    match (&request.kind, answer) {
-        (RequestKind::Permission { .. }, Answer::Allow { always }) => Ok((
-            format!("/permission/{id}/reply"),
-            json!({"reply": if *always { "always" } else { "once" }}),
-        )),
-        (RequestKind::Permission { .. }, Answer::Deny { message }) => Ok((
-            format!("/permission/{id}/reply"),
-            json!({"reply": "reject", "message": words(message)}),
-        )),
-        (RequestKind::Question { .. }, Answer::Choices { choices }) => {
-            Ok((format!("/question/{id}/reply"), json!({"answers": choices})))
-        }
-        (RequestKind::Question { questions }, Answer::Deny { message }) => {
-            let refusals: Vec<[&str; 1]> = questions.iter().map(|_| [words(message)]).collect();
-            Ok((
-                format!("/question/{id}/reply"),
-                json!({"answers": refusals}),
-            ))
-        }
-        (RequestKind::Permission { .. }, Answer::Choices { .. }) => Err(EngineError::Refused(
-            "a permission is allowed or denied, it offers no choices".to_owned(),
-        )),
-        (RequestKind::Question { .. }, Answer::Allow { .. }) => Err(EngineError::Refused(
-            "a question needs choices or a text, it cannot be allowed".to_owned(),
-        )),
-    }
-}
-
-fn words(message: &str) -> &str {
-    if message.trim().is_empty() {
-        "Not allowed. Go on without it."
-    } else {
-        message
-    }
 }
 
 /// A list; a route that this version does not have is an empty one.

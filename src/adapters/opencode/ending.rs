@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use chargehand_actors::crash::CrashPoint;
 use chargehand_actors::event::SessionRef;
 use chargehand_actors::id::AttemptId;
 use chargehand_actors::ports::EngineError;
@@ -81,7 +82,7 @@ pub(super) fn has_answer(messages: &[Message], id: &str) -> bool {
 
 impl Driver {
     /// Ends the session's run; `Ok` when its end was seen, or the session is gone.
-    pub(super) async fn abort(&self, session: &SessionRef) -> Result<(), EngineError> {
+    pub(in crate::adapters) async fn abort(&self, session: &SessionRef) -> Result<(), EngineError> {
         let lag = if self.gate.is_warm(&session.directory) {
             WARM_LAG
         } else {
@@ -223,6 +224,7 @@ impl Driver {
         // Deleting is the backstop for a run that has not begun, so there is no long wait for it.
         self.abort_within(id, directory, WARM_LAG, Instant::now())
             .await?;
+        CrashPoint::SessionEnded.pass();
         let query = [("directory", directory)];
         let path = format!("/session/{id}");
         self.client
@@ -233,6 +235,7 @@ impl Driver {
                 "session {id} is still there after it was deleted"
             )));
         }
+        CrashPoint::SessionDeleted.pass();
         self.forget(id);
         Ok(())
     }

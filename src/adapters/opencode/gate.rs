@@ -16,6 +16,8 @@ const COLD_AT_ONCE: usize = 2;
 pub(super) struct ColdGate {
     permits: Arc<Semaphore>,
     warm: Arc<Mutex<HashSet<String>>>,
+    /// Those that it was asked to serve, warm or not, also by an earlier Chargehand.
+    served: Arc<Mutex<BTreeSet<String>>>,
 }
 
 /// The right to start one cold directory.
@@ -28,6 +30,7 @@ impl ColdGate {
         Self {
             permits: Arc::new(Semaphore::new(COLD_AT_ONCE)),
             warm: Arc::default(),
+            served: Arc::default(),
         }
     }
 
@@ -40,8 +43,14 @@ impl ColdGate {
         Some(Permit { _held: held })
     }
 
+    /// The worker is about to be asked for this directory; gives whether it is a new one.
+    pub(super) fn serve(&self, directory: &str) -> bool {
+        self.served().insert(directory.to_owned())
+    }
+
     /// A turn has begun in the directory.
     pub(super) fn warmed(&self, directory: &str) {
+        self.served().insert(directory.to_owned());
         self.lock().insert(directory.to_owned());
     }
 
@@ -50,14 +59,18 @@ impl ColdGate {
         self.lock().contains(directory)
     }
 
-    /// Directories started so far.
+    /// Directories served so far.
     pub(super) fn count(&self) -> usize {
-        self.lock().len()
+        self.served().len()
     }
 
-    /// The directories started so far.
+    /// The directories served so far.
     pub(super) fn directories(&self) -> BTreeSet<String> {
-        self.lock().iter().cloned().collect()
+        self.served().clone()
+    }
+
+    fn served(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
+        self.served.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {

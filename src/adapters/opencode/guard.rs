@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
+use chargehand_actors::crash::CrashPoint;
 use rustix::process::{Signal, WaitOptions};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -63,6 +64,7 @@ pub fn guard_main(words: impl Iterator<Item = OsString>) -> ExitCode {
 fn guard(orders: &Orders) -> Result<(), String> {
     leave_session();
     let worker = spawn(orders)?;
+    CrashPoint::AfterWorkerSpawn.pass();
     let own = i32::try_from(std::process::id()).map_err(|error| error.to_string())?;
     let written = Process::now(own)
         .zip(boot_id())
@@ -77,6 +79,9 @@ fn guard(orders: &Orders) -> Result<(), String> {
             let text = serde_json::to_vec(&record).map_err(|error| error.to_string())?;
             replace(&orders.process_file, &text).map_err(|error| error.to_string())
         });
+    if written.is_ok() {
+        CrashPoint::AfterProcessRecord.pass();
+    }
     let waited = written.and_then(|()| wait_for_end(orders, worker));
     let ended = end_all(|| {
         reap();

@@ -1,8 +1,9 @@
 //! Finding OpenCode, or installing the pinned version.
 //!
-//! In: a configured path, `PATH`, the data directory. Out: a native program whose `--version` was seen. What npm puts into
+//! In: a configured path, `PATH`, the data directory. Out: a native program of a version that can be driven. What npm puts into
 //! `PATH` may be a script that starts the real program as a child; then the program beside it is taken, because the
-//! process that is watched must be the worker itself.
+//! process that is watched must be the worker itself. Asking a program for its version costs 1.2 s of a processor, a third of
+//! a worker's start: where the package around it says it, that is believed until a start fails.
 
 use std::env::consts::{ARCH, OS};
 use std::ffi::OsStr;
@@ -24,6 +25,15 @@ pub type InstallProgress = Arc<dyn Fn(&str) + Send + Sync>;
 /// How long one run of npm may take.
 const NPM_LIMIT: Duration = Duration::from_secs(600);
 
+/// What is taken as a proof that a program is an OpenCode that can be driven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// Its npm package says its version; without one it is run. Whether it runs here is seen when the worker starts.
+    Package,
+    /// It runs and says its version.
+    Run,
+}
+
 /// Where OpenCode is: the configured program, or one in `PATH`, or our own, which is installed when there is none.
 ///
 /// # Errors
@@ -31,11 +41,12 @@ const NPM_LIMIT: Duration = Duration::from_secs(600);
 pub async fn find_or_install(
     configured: Option<&Path>,
     data_dir: &Path,
+    proof: Proof,
     progress: &(dyn Fn(&str) + Send + Sync),
 ) -> Result<PathBuf, EngineError> {
     // OpenCode makes directories in its home even to say its version.
     let scratch = data_dir.join("opencode-check");
-    let found = find(configured, data_dir, &scratch, progress).await;
+    let found = find(configured, data_dir, &scratch, proof, progress).await;
     // What is left behind of it is empty directories.
     drop(tokio::fs::remove_dir_all(&scratch).await);
     found
@@ -45,13 +56,14 @@ async fn find(
     configured: Option<&Path>,
     data_dir: &Path,
     scratch: &Path,
+    proof: Proof,
     progress: &(dyn Fn(&str) + Send + Sync),
 ) -> Result<PathBuf, EngineError> {
     if let Some(path) = configured {
-        return check(path, scratch).await;
+        return check(path, scratch, proof).await;
     }
     if let Some(path) = in_path() {
-        match check(&path, scratch).await {
+        match check(&path, scratch, proof).await {
             Ok(program) => return Ok(program),
             Err(error) => progress(&format!("{} is not used: {error}", path.display())),
         }
@@ -66,7 +78,7 @@ async fn find(
 }
 
 /// The program at `path` or beside it that is OpenCode itself, new enough.
-async fn check(path: &Path, scratch: &Path) -> Result<PathBuf, EngineError> {
+async fn check(path: &Path, scratch: &Path, proof: Proof) -> Result<PathBuf, EngineError> {
     let mut candidates = Vec::new();
     let real = path.canonicalize().map_err(|error| {
         EngineError::Unusable(format!(
@@ -81,6 +93,12 @@ async fn check(path: &Path, scratch: &Path) -> Result<PathBuf, EngineError> {
             candidates.extend(native_candidates(&place.join("node_modules")));
         }
     } else {
+        // Of several, only running shows which one this processor can run.
+        if proof == Proof::Package
+            && let Some(version) = packaged_version(&real)
+        {
+            return Version::accept(&version).map(|_| real);
+        }
         candidates.push(real);
     }
     let mut last = None;
@@ -110,6 +128,15 @@ fn is_script(path: &Path) -> bool {
     File::open(path)
         .and_then(|mut file| file.read_exact(&mut start))
         .is_ok_and(|()| &start == b"#!")
+}
+
+/// The version of OpenCode's npm package whose program this is: `<package>/bin/opencode`.
+fn packaged_version(program: &Path) -> Option<String> {
+    let package = program.parent()?.parent()?.join("package.json");
+    let package: serde_json::Value = serde_json::from_reader(File::open(package).ok()?).ok()?;
+    let ours = package["name"].as_str()?.starts_with("opencode-");
+    let version = package["version"].as_str().filter(|_| ours)?;
+    Version::parse(version).map(|_| version.to_owned())
 }
 
 /// Where npm puts the native program: the one for newer processors first, then those that run everywhere.
@@ -279,7 +306,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let wrapper = directory.path().join("bin/opencode");
         script(&wrapper, "#!/bin/sh\necho 1.18.33\n");
-        let error = find_or_install(Some(&wrapper), directory.path(), &|_| {})
+        let error = find_or_install(Some(&wrapper), directory.path(), Proof::Package, &|_| {})
             .await
             .unwrap_err();
         assert!(
@@ -289,7 +316,7 @@ mod tests {
             "{error}"
         );
         let missing = directory.path().join("nowhere");
-        let error = find_or_install(Some(&missing), directory.path(), &|_| {})
+        let error = find_or_install(Some(&missing), directory.path(), Proof::Package, &|_| {})
             .await
             .unwrap_err();
         assert!(error.to_string().contains("correct the path"), "{error}");
@@ -305,14 +332,61 @@ mod tests {
         let arch = if ARCH == "x86_64" { "x64" } else { "arm64" };
         let native = modules.join(format!("opencode-{os}-{arch}-baseline/bin/opencode"));
         script(&native, "#!/bin/sh\necho 1.17.0\n");
-        let found = find_or_install(Some(&wrapper), directory.path(), &|_| {})
+        let found = find_or_install(Some(&wrapper), directory.path(), Proof::Package, &|_| {})
             .await
             .unwrap();
         assert_eq!(found, native.canonicalize().unwrap());
         script(&native, "#!/bin/sh\necho 1.2.9\n");
-        let error = find_or_install(Some(&wrapper), directory.path(), &|_| {})
+        let error = find_or_install(Some(&wrapper), directory.path(), Proof::Package, &|_| {})
             .await
             .unwrap_err();
         assert!(error.to_string().contains("too old"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn what_its_package_says_is_believed_unless_a_run_is_asked_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("opencode-linux-x64/bin/opencode");
+        // No script, so that it is taken for the program itself, and nothing that runs.
+        script(&program, "not a program");
+        let find =
+            async |proof| find_or_install(Some(&program), directory.path(), proof, &|_| {}).await;
+        let broken = "does not work as OpenCode";
+        let refused = async |proof| find(proof).await.unwrap_err().to_string();
+        assert!(refused(Proof::Package).await.contains(broken), "no package");
+        let package = directory.path().join("opencode-linux-x64/package.json");
+        for (text, says) in [
+            (
+                r#"{"name": "opencode-linux-x64", "version": "1.18.33"}"#,
+                None,
+            ),
+            (
+                r#"{"name": "opencode-linux-x64", "version": "1.2.9"}"#,
+                Some("too old"),
+            ),
+            (
+                r#"{"name": "opencode-linux-x64", "version": "new"}"#,
+                Some(broken),
+            ),
+            (
+                r#"{"name": "something", "version": "1.18.33"}"#,
+                Some(broken),
+            ),
+            ("{", Some(broken)),
+        ] {
+            std::fs::write(&package, text).unwrap();
+            match says {
+                None => assert_eq!(
+                    find(Proof::Package).await.unwrap(),
+                    program.canonicalize().unwrap()
+                ),
+                Some(says) => {
+                    let error = refused(Proof::Package).await;
+                    assert!(error.contains(says), "{text}: {error}");
+                }
+            }
+            let error = refused(Proof::Run).await;
+            assert!(error.contains(broken), "{text}: {error}");
+        }
     }
 }

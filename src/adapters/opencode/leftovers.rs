@@ -10,7 +10,7 @@ use chargehand_actors::id::{EngineName, InstanceId};
 use chargehand_actors::ports::EngineError;
 use rustix::process::Signal;
 
-use super::orphans::{Process, boot_id, end_all, marked};
+use super::orphans::{Owner, Process, boot_id, end_all};
 use super::record::{Files, ProcessRecord, forget, read};
 
 /// Ends everything that the engine `local` of this data directory left running: for programs that clean up after a run
@@ -26,28 +26,35 @@ pub async fn end_leftovers(
     let files = Files {
         directory: data_dir.join(name.as_str()),
     };
-    end_owned(&files, format!("{instance}/")).await
+    let (second, ()) = end_owned(&files.second(), Owner::second(instance), ()).await?;
+    let (ended, ()) = end_owned(&files, Owner::instance(instance), ()).await?;
+    Ok(ended + second)
 }
 
-/// Ends the recorded worker, lets its guard clean up, then ends whatever still carries the owner's mark.
-pub(super) async fn end_owned(files: &Files, owner: String) -> Result<usize, EngineError> {
+/// Ends the recorded worker, lets its guard clean up, then ends whatever still carries the owner's mark. `held` is what keeps the
+/// next start away: it goes with the work, which runs to its end also when nobody waits for it any more.
+pub(super) async fn end_owned<Held: Send + 'static>(
+    files: &Files,
+    owner: Owner,
+    held: Held,
+) -> Result<(usize, Held), EngineError> {
     let files = files.clone();
-    let ended = tokio::task::spawn_blocking(move || {
+    let (ended, held) = tokio::task::spawn_blocking(move || {
         let recorded: Option<ProcessRecord> = read(&files.process());
         let recorded = recorded.filter(|process| Some(&process.boot_id) == boot_id().as_ref());
         if let Some(process) = recorded {
             end_guarded(&process);
         }
-        let ended = end_all(|| marked(&owner));
+        let ended = end_all(|| owner.processes());
         if ended.is_ok() {
             // The record stays: its generation is counted on. Without process.json it leads to nothing.
             drop(forget(&files.process()));
         }
-        ended
+        (ended, held)
     })
     .await
     .map_err(|error| EngineError::Fault(format!("ending the old worker failed: {error}")))?;
-    ended.map_err(|left| {
+    ended.map(|ended| (ended, held)).map_err(|left| {
         EngineError::Fault(format!(
             "processes of an earlier worker cannot be ended (pids {}); end them, the engine tries again",
             pids(&left)
@@ -57,12 +64,15 @@ pub(super) async fn end_owned(files: &Files, owner: String) -> Result<usize, Eng
 
 /// Ends what a task left running in its workdir: a server started in the background outlives its session otherwise. The worker
 /// itself works elsewhere; what went to another directory is ended with the worker.
-pub(super) async fn end_in(directory: String, owner: String) -> Result<(), EngineError> {
+pub(super) async fn end_in(directory: String, owner: Owner) -> Result<(), EngineError> {
     let ended = tokio::task::spawn_blocking(move || {
+        // The kernel tells real paths: one that leads through a link, as a data directory may, would match none of them.
+        let directory = Path::new(&directory);
+        let real = directory.canonicalize();
+        let directory = real.as_deref().unwrap_or(directory);
         let scan = || -> Vec<Process> {
-            let all = marked(&owner).into_iter();
-            all.filter(|process| process.works_in(Path::new(&directory)))
-                .collect()
+            let all = owner.processes().into_iter();
+            all.filter(|process| process.works_in(directory)).collect()
         };
         if scan().is_empty() {
             return Ok(0);
@@ -99,5 +109,45 @@ fn end_guarded(process: &ProcessRecord) {
             process.worker.signal(Signal::KILL);
         }
         std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Command, Stdio};
+
+    use super::super::orphans::MARK;
+    use super::*;
+
+    #[tokio::test]
+    async fn what_works_in_a_directory_is_found_behind_a_link_too() {
+        let place = tempfile::tempdir().unwrap();
+        let (real, link) = (place.path().join("real"), place.path().join("data"));
+        std::fs::create_dir_all(real.join("task/below")).unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        let owner = Owner::instance(&InstanceId(format!("leftovers-{}", std::process::id())));
+        let sleep = |below: &str| {
+            Command::new("sleep")
+                .arg("300")
+                .env(MARK, owner.mark(1))
+                .current_dir(link.join(below))
+                .stdin(Stdio::null())
+                .spawn()
+                .unwrap()
+        };
+        let (mut inside, mut outside) = (sleep("task/below"), sleep(""));
+        let task = link.join("task").to_str().unwrap().to_owned();
+        end_in(task, owner.clone()).await.unwrap();
+        let ended = inside.try_wait().unwrap();
+        let other = outside.try_wait().unwrap();
+        for child in [&mut inside, &mut outside] {
+            drop(child.kill());
+            child.wait().unwrap();
+        }
+        assert_eq!(ended.and_then(|status| status.signal()), Some(15));
+        assert_eq!(other, None, "it does not work in the directory");
     }
 }

@@ -1,49 +1,35 @@
-//! The engine `local`: one OpenCode of our own on loopback, adopted when it lives, started when it does not.
+//! The engine `local`: an OpenCode of our own on loopback. Where sessions are, which worker takes new ones, when one has drained.
 //!
-//! In: the calls of the [`Engine`] port. Out: the driver's answers, for as long as the very process that is known still runs. A worker
-//! outlives a killed Chargehand and is taken over by the next; what a dead one left is ended before another uses its data.
-//! It is no sandbox: tasks run as the user that runs Chargehand.
+//! In: the calls of the [`Engine`] port. Out: the driver's answers, from the place that has the session. Each of two places is a data
+//! directory with a worker of its own (`place`); one takes new sessions, the other serves what it has until that is gone.
+//! It is no sandbox: tasks run as the user that runs Chargehand. States and failures: docs/design/local-engine.md.
 
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex as StdMutex, PoisonError, RwLock};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex as StdMutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use chargehand_actors::command::Answer;
 use chargehand_actors::event::{Request, SessionRef};
 use chargehand_actors::id::{AttemptId, EngineName, InstanceId, WorkerId};
 use chargehand_actors::ports::{
-    AnswerOutcome, Engine, EngineError, EngineHealth, EngineReady, OpenSession, OwnedAttempt,
-    PauseAbility, PortFuture, SendPrompt, SessionReport, SignalSink, StopHow,
+    AnswerOutcome, Engine, EngineError, EngineHealth, EngineNumbers, EngineReady, OpenSession,
+    OwnedAttempt, PauseAbility, PortFuture, SendPrompt, SessionReport, SignalSink, StopHow,
 };
 use tokio::sync::Mutex;
 use tokio::time::Instant;
-use url::Url;
-use uuid::Uuid;
 
-use super::client::{Client, Credentials};
-use super::driver::{Driver, DriverSettings};
-use super::install::{InstallProgress, find_or_install};
-use super::leftovers::{end_in, end_owned};
-use super::orphans::{Process, boot_id};
-use super::process::{
-    Launch, USERNAME, cannot, drop_old_logs, launch, living, wait_for_port, wait_for_process,
-};
-use super::record::{Files, ProcessRecord, Record, private, read};
-use super::recycle::Limits;
-use super::settings::{OpencodeSettings, Secret};
-use super::translate::Translator;
-use super::version::Version;
-use super::watching::watch;
+use super::install::InstallProgress;
+use super::leftovers::end_in;
+use super::orphans::Owner;
+use super::place::{Place, Running, add_note, dead};
+use super::record::{Files, Seat, Standing};
+use super::settings::OpencodeSettings;
 
-/// How often the lease is touched.
-const LEASE_EVERY: Duration = Duration::from_secs(20);
+/// How long the old worker may take to tell what it has, and how long its end waits for openings on their way before it is put off.
+pub(super) const OPENINGS_LIMIT: Duration = Duration::from_secs(5);
 
-/// How long a living worker may take to answer its health before a start gives up for now.
-const HEALTH_PATIENCE: Duration = Duration::from_secs(30);
-
-/// After so many starts in a row without an answer, a living worker is taken for hung and replaced.
-const HUNG_AFTER: u32 = 4;
+/// How long a start of the engine waits for the old worker.
+const OTHER_LIMIT: Duration = Duration::from_secs(10);
 
 /// How a worker is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,9 +38,9 @@ pub struct WorkerSettings {
     pub guard: Option<PathBuf>,
     /// How long a worker goes on without any sign of Chargehand.
     pub abandoned_after: Duration,
-    /// A worker that has served more directories is replaced when nothing runs in it.
+    /// One worker serves at most so many directories, as long as another can take more.
     pub recycle_directories: usize,
-    /// A worker that holds more memory, in bytes, is replaced when nothing runs in it.
+    /// A worker that holds more memory, in bytes, gets no new sessions, as long as another can take them.
     pub recycle_memory: u64,
 }
 
@@ -64,7 +50,7 @@ impl Default for WorkerSettings {
             guard: None,
             abandoned_after: Duration::from_secs(3600),
             recycle_directories: 20,
-            recycle_memory: 1_500_000_000,
+            recycle_memory: 1_500 << 20,
         }
     }
 }
@@ -88,294 +74,296 @@ pub struct LocalSettings {
     pub worker: WorkerSettings,
 }
 
-/// The worker that serves now.
-#[derive(Clone)]
-struct Running {
-    driver: Driver,
-    process: ProcessRecord,
-    version: Version,
-}
-
-impl Running {
-    fn is_alive(&self) -> bool {
-        self.process.worker.is_alive()
-    }
-}
-
 /// The engine `local`.
 pub struct LocalEngine {
     settings: LocalSettings,
     files: Files,
-    /// Held while starting or stopping.
-    changing: Mutex<()>,
-    /// Shared by prompts on their way, alone held while the worker is replaced.
-    sending: tokio::sync::RwLock<()>,
-    running: RwLock<Option<Running>>,
-    translator: Mutex<Translator>,
-    lease: StdMutex<Option<tokio::task::AbortHandle>>,
-    silent_starts: AtomicU32,
+    first: Arc<Place>,
+    second: Arc<Place>,
+    /// None before the first start.
+    standing: RwLock<Option<Standing>>,
+    /// Shared by openings, alone held while a drained worker is ended.
+    pub(super) opening: tokio::sync::RwLock<()>,
+    /// Held while places are started and while it is decided which takes a session.
+    pub(super) choosing: Mutex<()>,
+    /// No worker is added before; none = at any time.
+    pub(super) not_before: StdMutex<Option<Instant>>,
+    /// Another place is to be watched, or a session is gone.
+    pub(super) changed: tokio::sync::watch::Sender<()>,
 }
 
 impl LocalEngine {
     /// An engine that has not been started.
     pub fn new(settings: LocalSettings) -> Self {
-        let directory = settings.data_dir.join(settings.name.as_str());
+        let files = Files {
+            directory: settings.data_dir.join(settings.name.as_str()),
+        };
+        let records = vec![files.record(), files.second().record()];
+        let name = settings.name.as_str();
+        let place = |files: Files, owner: Owner, server: String| {
+            Arc::new(Place::new(
+                settings.clone(),
+                files,
+                owner,
+                server,
+                records.clone(),
+            ))
+        };
         Self {
+            first: place(
+                files.clone(),
+                Owner::first(&settings.instance),
+                name.to_owned(),
+            ),
+            second: place(
+                files.second(),
+                Owner::second(&settings.instance),
+                second_server(name),
+            ),
+            files,
+            standing: RwLock::new(None),
+            opening: tokio::sync::RwLock::new(()),
+            choosing: Mutex::new(()),
+            not_before: StdMutex::new(None),
+            changed: tokio::sync::watch::Sender::new(()),
             settings,
-            files: Files { directory },
-            changing: Mutex::new(()),
-            sending: tokio::sync::RwLock::new(()),
-            running: RwLock::new(None),
-            translator: Mutex::new(Translator::default()),
-            lease: StdMutex::new(None),
-            silent_starts: AtomicU32::new(0),
         }
     }
 
-    fn running(&self) -> Result<Running, EngineError> {
-        let running = self.running.read().unwrap_or_else(PoisonError::into_inner);
-        let running = running.clone().ok_or_else(|| {
-            EngineError::Unreachable("the local OpenCode is not started".to_owned())
+    pub(super) fn place(&self, seat: Seat) -> &Arc<Place> {
+        match seat {
+            Seat::First => &self.first,
+            Seat::Second => &self.second,
+        }
+    }
+
+    pub(super) fn standing(&self) -> Result<Standing, EngineError> {
+        let standing = *self.standing.read().unwrap_or_else(PoisonError::into_inner);
+        standing
+            .ok_or_else(|| EngineError::Unreachable("the local OpenCode is not started".to_owned()))
+    }
+
+    /// Durable before it holds.
+    pub(super) fn stand(&self, standing: Standing) -> Result<(), EngineError> {
+        let path = self.files.standing();
+        standing.write(&path).map_err(|error| {
+            EngineError::Fault(format!("cannot write {}: {error}", path.display()))
         })?;
-        if running.is_alive() {
-            Ok(running)
-        } else {
-            Err(dead())
-        }
-    }
-
-    fn set_running(&self, running: Option<Running>) {
-        *self.running.write().unwrap_or_else(PoisonError::into_inner) = running;
-    }
-
-    fn owner_prefix(&self) -> String {
-        format!("{}/", self.settings.instance)
-    }
-
-    async fn start_or_adopt(&self) -> Result<EngineReady, EngineError> {
-        let _changing = self.changing.lock().await;
-        if boot_id().is_none() {
-            return Err(EngineError::Unusable(
-                "the engine `local` needs Linux: without /proc it could not tell its worker from another process; use the engine \
-                 `remote` or `docker`"
-                    .to_owned(),
-            ));
-        }
-        self.make_directories()?;
-        self.keep_lease();
-        if let Some((record, process)) = self.adoptable() {
-            match self.attach(&record, process, true).await {
-                Ok(ready) => {
-                    self.silent_starts.store(0, Ordering::Relaxed);
-                    return Ok(ready);
-                }
-                Err(error) if error.is_transient() && living(&self.files, &record).is_some() => {
-                    let silent = self.silent_starts.fetch_add(1, Ordering::Relaxed) + 1;
-                    if silent < HUNG_AFTER {
-                        return Err(error);
-                    }
-                }
-                Err(error) if error.is_transient() => {}
-                Err(error) => return Err(error),
-            }
-        }
-        self.silent_starts.store(0, Ordering::Relaxed);
-        self.set_running(None);
-        self.spawn().await
-    }
-
-    fn adoptable(&self) -> Option<(Record, ProcessRecord)> {
-        let record: Record = read(&self.files.record())?;
-        let process = living(&self.files, &record)?;
-        Some((record, process))
-    }
-
-    fn make_directories(&self) -> Result<(), EngineError> {
-        let logs = self.files.directory.join("logs");
-        std::fs::create_dir_all(&logs).map_err(|error| cannot("make", &logs, &error))?;
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            let directory = &self.files.directory;
-            std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700))
-                .map_err(|error| cannot("protect", directory, &error))?;
-        }
+        self.set_standing(standing);
         Ok(())
     }
 
-    /// Ends what is in the way, then starts the next generation.
-    async fn spawn(&self) -> Result<EngineReady, EngineError> {
-        let ended = end_owned(&self.files, self.owner_prefix()).await?;
-        let program = find_or_install(
-            self.settings.binary.as_deref(),
-            &self.settings.data_dir,
-            &*self.settings.install_progress,
-        )
-        .await?;
-        let before = read::<Record>(&self.files.record()).map_or(0, |record| record.generation);
-        let generation = before + 1;
-        let record = Record {
-            generation,
-            owner: format!("{}{generation}", self.owner_prefix()),
-            password: Secret::new(Uuid::new_v4().simple().to_string()),
-            log: self.files.log(generation),
-        };
-        record
-            .write(&self.files)
-            .map_err(|error| cannot("write", &self.files.record(), &error))?;
-        drop_old_logs(&self.files, generation);
-        let guard = self.guard_program()?;
-        let mut child = launch(&Launch {
-            program: &program,
-            guard: &guard,
-            abandoned_after: self.settings.worker.abandoned_after,
-            files: &self.files,
-            record: &record,
-            settings: &self.settings.opencode,
-        })?;
-        // The guard is our child as long as we live: waiting for it leaves no zombie.
-        tokio::spawn(async move { child.wait().await });
-        let process = wait_for_process(&self.files, generation).await?;
-        let mut ready = self.attach(&record, process, false).await?;
-        if ended > 0 {
-            let told = format!("{ended} processes of an earlier worker were ended first");
-            ready.note = Some(
-                ready
-                    .note
-                    .map_or(told.clone(), |note| format!("{note}; {told}")),
+    fn set_standing(&self, standing: Standing) {
+        let mut held = self
+            .standing
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *held = Some(standing);
+        drop(held);
+        self.changed.send_replace(());
+    }
+
+    pub(super) fn current(&self) -> Result<Running, EngineError> {
+        self.place(self.standing()?.current).running()
+    }
+
+    /// The place that a session is in. References of older versions name the engine, or nothing: the first place.
+    fn seat_of(&self, session: &SessionRef) -> Seat {
+        if session.server == second_server(self.settings.name.as_str()) {
+            Seat::Second
+        } else {
+            Seat::First
+        }
+    }
+
+    /// The place of a session. A place that has drained holds none.
+    fn place_of(&self, session: &SessionRef) -> Result<&Arc<Place>, EngineError> {
+        let seat = self.seat_of(session);
+        if self.standing()?.wants(seat) {
+            Ok(self.place(seat))
+        } else {
+            Err(EngineError::SessionGone)
+        }
+    }
+
+    fn of(&self, session: &SessionRef) -> Result<Running, EngineError> {
+        self.place_of(session)?.running()
+    }
+
+    /// The places that may hold sessions, the one for new sessions first.
+    pub(super) fn wanted(&self) -> Result<Vec<Seat>, EngineError> {
+        let standing = self.standing()?;
+        let seats = [standing.current, standing.current.other()];
+        Ok(seats
+            .into_iter()
+            .filter(|seat| standing.wants(*seat))
+            .collect())
+    }
+
+    async fn start_all(&self) -> Result<EngineReady, EngineError> {
+        let _choosing = self.choosing.lock().await;
+        let standing = self
+            .standing()
+            .unwrap_or_else(|_| Standing::read(&self.files.standing(), self.second.was_used()));
+        let mut ready = self.place(standing.current).start_or_adopt().await?;
+        let other = self.place(standing.current.other());
+        if standing.draining {
+            let told = match tokio::time::timeout(OTHER_LIMIT, other.start_or_adopt()).await {
+                Ok(Ok(drains)) => drains.note,
+                // The stream goes on trying; what runs in the current one must not wait for it.
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(_) => Some("it takes long to start".to_owned()),
+            };
+            let told = told.map_or_else(String::new, |told| format!(" ({told})"));
+            add_note(
+                &mut ready,
+                format!("an older worker finishes its sessions{told}"),
             );
-        }
-        Ok(ready)
-    }
-
-    fn guard_program(&self) -> Result<PathBuf, EngineError> {
-        if let Some(program) = &self.settings.worker.guard {
-            return Ok(program.clone());
-        }
-        match std::env::current_exe() {
-            Ok(program) if program.is_file() => Ok(program),
-            // Replaced by an update while it runs: the kernel still has it.
-            Ok(_) if Path::new("/proc/self/exe").exists() => Ok(PathBuf::from("/proc/self/exe")),
-            Ok(program) => Err(EngineError::Unusable(format!(
-                "{} was moved or removed while it runs; start Chargehand again",
-                program.display()
-            ))),
-            Err(error) => Err(EngineError::Unusable(format!(
-                "Chargehand does not find its own program: {error}"
-            ))),
-        }
-    }
-
-    /// Makes a running worker ours: waits until it listens and answers, checks its version.
-    async fn attach(
-        &self,
-        record: &Record,
-        process: ProcessRecord,
-        adopted: bool,
-    ) -> Result<EngineReady, EngineError> {
-        if let Ok(known) = self.running()
-            && known.process == process
+        } else if other.was_used()
+            && let Err(error) = other.end(StopHow::EndWorkers).await
         {
-            health(&known.driver.client, &known.process).await?;
-            return Ok(ready(&known, None));
+            // Started by a Chargehand that was killed before anything was opened in it, or drained and not ended. What is left is ended
+            // before the place is used again.
+            tracing::warn!(%error, "what an older worker left cannot be ended now");
         }
-        let port = wait_for_port(record, &process).await?;
-        let url = Url::parse(&format!("http://127.0.0.1:{port}/"))
-            .map_err(|error| EngineError::Fault(error.to_string()))?;
-        let credentials = Credentials {
-            username: USERNAME.to_owned(),
-            password: record.password.reveal().to_owned(),
-        };
-        let client = Client::new(url, Some(credentials))?;
-        let version = Version::accept(&health(&client, &process).await?)?;
-        let running = Running {
-            driver: Driver::new(DriverSettings {
-                client,
-                instance: self.settings.instance.clone(),
-                worker: worker_id(process.worker),
-                version,
-                model: None,
-                engine: self.settings.name.as_str().to_owned(),
-                adopted,
-            }),
-            process,
-            version,
-        };
-        let note = adopted.then(|| adoption_note(&running.process));
-        let ready = ready(&running, note);
-        self.set_running(Some(running));
+        self.set_standing(standing);
         Ok(ready)
     }
 
-    /// Touches the lease now and from time to time: the guard's sign that Chargehand lives.
-    fn keep_lease(&self) {
-        let mut lease = self.lease.lock().unwrap_or_else(PoisonError::into_inner);
-        if lease.as_ref().is_some_and(|task| !task.is_finished()) {
-            return;
-        }
-        let path = self.files.lease();
-        let every = LEASE_EVERY.min(self.settings.worker.abandoned_after / 4);
-        let task = tokio::spawn(async move {
-            loop {
-                // A full disk must not end the engine; the guard's patience is far longer than one failure.
-                drop(touch(&path));
-                tokio::time::sleep(every).await;
-            }
-        });
-        *lease = Some(task.abort_handle());
-    }
-
-    fn drop_lease(&self) {
-        let mut lease = self.lease.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(task) = lease.take() {
-            task.abort();
-        }
-    }
-
-    /// Replaces a worn worker before a new directory is opened in it, if nothing runs in it and nothing is on its way.
-    async fn recycle_if_worn(&self) -> Result<(), EngineError> {
-        let running = self.running()?;
-        let limits = Limits {
-            directories: self.settings.worker.recycle_directories,
-            memory: self.settings.worker.recycle_memory,
-        };
-        let memory = running.process.worker.memory().unwrap_or(0);
-        if !limits.are_passed(running.driver.gate.count(), memory) {
-            return Ok(());
-        }
-        // Somebody is sending: the next opening will do.
-        let Ok(_alone) = self.sending.try_write() else {
-            return Ok(());
-        };
-        if !running.driver.is_idle().await? {
-            return Ok(());
-        }
-        let _changing = self.changing.lock().await;
-        if self.running()?.process != running.process {
-            return Ok(());
-        }
-        self.set_running(None);
-        self.spawn().await.map(drop)
-    }
-
-    async fn end(&self, how: StopHow) -> Result<(), EngineError> {
-        let _changing = self.changing.lock().await;
-        self.drop_lease();
-        self.set_running(None);
-        match how {
-            StopHow::LeaveRunning => Ok(()),
-            StopHow::EndWorkers => {
-                end_owned(&self.files, self.owner_prefix()).await?;
-                Ok(())
+    async fn open_session(
+        &self,
+        request: OpenSession,
+    ) -> Result<(SessionRef, WorkerId), EngineError> {
+        let _opening = self.opening.read().await;
+        let standing = self.standing()?;
+        if standing.draining {
+            // Asked without the directory: a worker that is asked about one keeps it in memory.
+            match self.opened_in_old(standing, request.attempt).await {
+                Ok(Some(old)) => {
+                    let session = old.driver.open(request).await?;
+                    return Ok((session, old.driver.worker));
+                }
+                Ok(None) => {}
+                // An opening that nobody heard of was given no prompt; what it left is removed with the attempt.
+                Err(error) => tracing::warn!(%error, "the older worker does not tell its sessions"),
             }
         }
+        let running = self.choose(&request.directory).await?;
+        let session = running.driver.open(request).await?;
+        Ok((session, running.driver.worker))
+    }
+
+    /// The old worker, if it has a session of the attempt.
+    async fn opened_in_old(
+        &self,
+        standing: Standing,
+        attempt: AttemptId,
+    ) -> Result<Option<Running>, EngineError> {
+        let old = self.place(standing.current.other()).running()?;
+        let owned = tokio::time::timeout(OPENINGS_LIMIT, old.driver.owned()).await;
+        let owned = owned.unwrap_or_else(|_| Err(slow()))?;
+        let has_it = owned.iter().any(|owned| owned.attempt == attempt);
+        Ok(has_it.then_some(old))
+    }
+
+    /// The worker that takes a session in this directory. Beyond the limits: a fresh one in place of an idle one; else one beside it; and
+    /// while that is not possible because an older one still drains, the same, for a task that waits helps nobody.
+    async fn choose(&self, directory: &str) -> Result<Running, EngineError> {
+        let _choosing = self.choosing.lock().await;
+        let standing = self.standing()?;
+        let current = self.place(standing.current);
+        let chosen = if current.is_worn_for(directory)?
+            && !current.replace_if_idle().await?
+            && !standing.draining
+            && current.running()?.version.lists_all_sessions()
+            && self.may_add()
+        {
+            self.next_generation(standing).await?
+        } else {
+            current
+        };
+        chosen.serve(directory)?;
+        chosen.running()
+    }
+
+    async fn owned_by_all(&self) -> Result<Vec<OwnedAttempt>, EngineError> {
+        let standing = self.standing()?;
+        let mut all = self.current()?.driver.owned().await?;
+        if standing.draining {
+            let old = self.place(standing.current.other());
+            let owned = async { old.running()?.driver.owned().await };
+            match owned.await {
+                Ok(owned) => all.extend(owned),
+                // What is left in it without an owner is found by the next look.
+                Err(error) => tracing::warn!(%error, "the older worker does not tell its sessions"),
+            }
+        }
+        Ok(all)
+    }
+
+    async fn remove_all(
+        &self,
+        attempt: AttemptId,
+        session: Option<SessionRef>,
+        directory: Option<String>,
+    ) -> Result<(), EngineError> {
+        let standing = self.standing()?;
+        let place = session.as_ref().map(|session| self.seat_of(session));
+        for seat in self.wanted()? {
+            let driver = match self.place(seat).running() {
+                Ok(running) => running.driver,
+                // A second session that it may have is found when it is there again.
+                Err(_) if place.is_some_and(|place| place != seat) => continue,
+                Err(error) => return Err(error),
+            };
+            let known = session.clone().filter(|known| self.seat_of(known) == seat);
+            if known.is_some() || !standing.draining {
+                driver.remove(attempt, known, directory.clone()).await?;
+                continue;
+            }
+            // Asked without the directory, as when a session is opened.
+            let owned = tokio::time::timeout(OPENINGS_LIMIT, driver.owned()).await;
+            let owned = match owned.unwrap_or_else(|_| Err(slow())) {
+                Ok(owned) => owned,
+                Err(_) if place.is_some_and(|place| place != seat) => continue,
+                Err(error) => return Err(error),
+            };
+            for owned in owned {
+                if owned.attempt == attempt {
+                    driver.remove(attempt, owned.session, None).await?;
+                }
+            }
+        }
+        self.changed.send_replace(());
+        match directory {
+            Some(directory) => end_in(directory, Owner::instance(&self.settings.instance)).await,
+            None => Ok(()),
+        }
+    }
+
+    fn living(&self) -> Vec<Running> {
+        let seats = self.wanted().unwrap_or_default().into_iter();
+        seats
+            .filter_map(|seat| self.place(seat).running().ok())
+            .collect()
     }
 }
 
-impl Drop for LocalEngine {
-    fn drop(&mut self) {
-        self.drop_lease();
-    }
+pub(super) fn slow() -> EngineError {
+    EngineError::Unreachable("it did not answer in time".to_owned())
+}
+
+fn described(running: &Running) -> String {
+    format!(
+        "pid {}, {} MB, {} directories",
+        running.process.worker.pid,
+        running.process.worker.memory().unwrap_or(0) / 1_000_000,
+        running.driver.gate.count(),
+    )
+}
+
+fn second_server(engine: &str) -> String {
+    format!("{engine}-2")
 }
 
 impl Engine for LocalEngine {
@@ -388,57 +376,56 @@ impl Engine for LocalEngine {
     }
 
     fn start(&self) -> PortFuture<'_, Result<EngineReady, EngineError>> {
-        Box::pin(self.start_or_adopt())
+        Box::pin(self.start_all())
     }
 
     fn watch(&self, sink: SignalSink) -> PortFuture<'_, Result<(), EngineError>> {
-        Box::pin(async move {
-            let running = self.running()?;
-            watch(&running.driver, &self.translator, &sink).await
-        })
+        Box::pin(self.watch_all(sink))
     }
 
     fn probe(&self) -> PortFuture<'_, Result<EngineHealth, EngineError>> {
         Box::pin(async move {
-            let running = self.running()?;
-            let health = running
-                .driver
-                .client
-                .health(Duration::from_secs(10))
-                .await?;
-            let memory = running.process.worker.memory().unwrap_or(0) / 1_000_000;
-            Ok(EngineHealth {
-                detail: format!(
-                    "OpenCode {} at {}, pid {}, {memory} MB, {} directories",
-                    health.version,
-                    running.driver.client.address(),
-                    running.process.worker.pid,
-                    running.driver.gate.count(),
-                ),
-            })
+            let current = self.current()?;
+            let client = &current.driver.client;
+            let health = client.health(Duration::from_secs(10)).await?;
+            let address = client.address();
+            let workers: Vec<String> = self.living().iter().map(described).collect();
+            let workers = workers.join("; an older one finishes its sessions: ");
+            let detail = format!("OpenCode {} at {address}, {workers}", health.version);
+            Ok(EngineHealth { detail })
         })
     }
 
+    fn numbers(&self) -> EngineNumbers {
+        let Ok(current) = self.current() else {
+            return EngineNumbers::default();
+        };
+        let living = self.living();
+        let memory = living.iter().filter_map(|one| one.process.worker.memory());
+        let directories: usize = living.iter().map(|one| one.driver.gate.count()).sum();
+        EngineNumbers {
+            generation: Some(u64::from(current.process.generation)),
+            memory_bytes: Some(memory.sum()),
+            directories: u64::try_from(directories).ok(),
+        }
+    }
+
     fn owned(&self) -> PortFuture<'_, Result<Vec<OwnedAttempt>, EngineError>> {
-        Box::pin(async move { self.running()?.driver.owned().await })
+        Box::pin(self.owned_by_all())
     }
 
     fn open(
         &self,
         request: OpenSession,
     ) -> PortFuture<'_, Result<(SessionRef, WorkerId), EngineError>> {
-        Box::pin(async move {
-            self.recycle_if_worn().await?;
-            let running = self.running()?;
-            let session = running.driver.open(request).await?;
-            Ok((session, running.driver.worker))
-        })
+        Box::pin(self.open_session(request))
     }
 
     fn prompt(&self, request: SendPrompt) -> PortFuture<'_, Result<(), EngineError>> {
         Box::pin(async move {
-            let _sending = self.sending.read().await;
-            self.running()?.driver.prompt(request).await
+            let place = self.place_of(&request.session)?;
+            let _sending = place.sending.read().await;
+            place.running()?.driver.prompt(request).await
         })
     }
 
@@ -448,7 +435,7 @@ impl Engine for LocalEngine {
         prompts: Vec<String>,
     ) -> PortFuture<'_, Result<SessionReport, EngineError>> {
         Box::pin(async move {
-            let running = self.running()?;
+            let running = self.of(&session)?;
             let report = running.driver.read(&session, &prompts).await?;
             // Had the port been taken by another process meanwhile, the reading would be its, not the worker's.
             if running.is_alive() {
@@ -460,7 +447,13 @@ impl Engine for LocalEngine {
     }
 
     fn abort(&self, session: SessionRef) -> PortFuture<'_, Result<(), EngineError>> {
-        Box::pin(async move { self.running()?.driver.abort(&session).await })
+        Box::pin(async move {
+            match self.of(&session) {
+                Ok(running) => running.driver.abort(&session).await,
+                Err(EngineError::SessionGone) => Ok(()),
+                Err(error) => Err(error),
+            }
+        })
     }
 
     fn freeze(
@@ -478,10 +471,8 @@ impl Engine for LocalEngine {
         answer: Answer,
     ) -> PortFuture<'_, Result<AnswerOutcome, EngineError>> {
         Box::pin(async move {
-            self.running()?
-                .driver
-                .answer(&session, &request, &answer)
-                .await
+            let driver = self.of(&session)?.driver;
+            driver.answer(&session, &request, &answer).await
         })
     }
 
@@ -491,82 +482,23 @@ impl Engine for LocalEngine {
         session: Option<SessionRef>,
         directory: Option<String>,
     ) -> PortFuture<'_, Result<(), EngineError>> {
-        Box::pin(async move {
-            let running = self.running()?;
-            running
-                .driver
-                .remove(attempt, session, directory.clone())
-                .await?;
-            match directory {
-                Some(directory) => end_in(directory, self.owner_prefix()).await,
-                None => Ok(()),
-            }
-        })
+        Box::pin(self.remove_all(attempt, session, directory))
     }
 
     fn stop(&self, how: StopHow) -> PortFuture<'_, Result<(), EngineError>> {
-        Box::pin(self.end(how))
+        Box::pin(async move {
+            let second = async {
+                // One that never had a worker has nothing to end.
+                if self.second.was_used() {
+                    self.second.end(how).await
+                } else {
+                    Ok(())
+                }
+            };
+            let (second, first) = futures_util::future::join(second, self.first.end(how)).await;
+            first.and(second)
+        })
     }
-}
-
-/// Asks for the health, on a new connection each time, until it comes, the worker is dead or the patience is at its end.
-async fn health(client: &Client, process: &ProcessRecord) -> Result<String, EngineError> {
-    let end = Instant::now() + HEALTH_PATIENCE;
-    let mut limit = Duration::from_millis(500);
-    loop {
-        let problem = match client.health(limit).await {
-            Ok(health) if health.healthy || !health.version.is_empty() => return Ok(health.version),
-            Ok(_) => EngineError::Fault("OpenCode says that it is not healthy".to_owned()),
-            Err(error) if error.is_transient() => error,
-            Err(error) => return Err(error),
-        };
-        if !process.worker.is_alive() {
-            return Err(dead());
-        }
-        if Instant::now() > end {
-            return Err(problem);
-        }
-        // Short at first, because the first connection may be one that is never answered; then as slow as a loaded server.
-        limit = (limit * 2).min(Duration::from_secs(10));
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-}
-
-fn touch(path: &Path) -> std::io::Result<()> {
-    let file = private(path, false)?;
-    file.set_modified(std::time::SystemTime::now())
-}
-
-fn worker_id(process: Process) -> WorkerId {
-    WorkerId(format!("{}:{}", process.pid, process.ticks))
-}
-
-fn ready(running: &Running, note: Option<String>) -> EngineReady {
-    let version_note = running.version.note();
-    let note = match (note, version_note) {
-        (Some(one), Some(other)) => Some(format!("{one}; {other}")),
-        (one, other) => one.or(other),
-    };
-    EngineReady {
-        version: running.version.to_string(),
-        worker: running.driver.worker.clone(),
-        note,
-    }
-}
-
-fn adoption_note(process: &ProcessRecord) -> String {
-    let note = "took over the worker of an earlier Chargehand";
-    if process.guard.is_alive() {
-        note.to_owned()
-    } else {
-        format!(
-            "{note}; its guard is gone, so it does not end by itself if Chargehand is killed and stays away"
-        )
-    }
-}
-
-fn dead() -> EngineError {
-    EngineError::Unreachable("the worker has ended; it is started again".to_owned())
 }
 
 pub(super) fn cannot_freeze() -> EngineError {

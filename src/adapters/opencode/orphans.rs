@@ -9,6 +9,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use chargehand_actors::id::InstanceId;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
@@ -76,6 +77,59 @@ impl Process {
     }
 }
 
+/// Which processes of an instance belong together: `<instance>/<generation>`, in the second place `<instance>/b<generation>`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Owner {
+    begins: String,
+    /// Marks that begin like this are another place's.
+    except: Option<String>,
+}
+
+impl Owner {
+    /// Everything of an instance.
+    pub(super) fn instance(instance: &InstanceId) -> Self {
+        Self {
+            begins: format!("{instance}/"),
+            except: None,
+        }
+    }
+
+    /// What belongs to the first place.
+    pub(super) fn first(instance: &InstanceId) -> Self {
+        Self {
+            begins: format!("{instance}/"),
+            except: Some(format!("{instance}/b")),
+        }
+    }
+
+    /// What belongs to the second place.
+    pub(super) fn second(instance: &InstanceId) -> Self {
+        Self {
+            begins: format!("{instance}/b"),
+            except: None,
+        }
+    }
+
+    /// The mark of a generation.
+    pub(super) fn mark(&self, generation: u32) -> String {
+        format!("{}{generation}", self.begins)
+    }
+
+    fn fits(&self, mark: &str) -> bool {
+        mark.starts_with(&self.begins)
+            && self
+                .except
+                .as_ref()
+                .is_none_or(|except| !mark.starts_with(except))
+    }
+
+    /// Every process that carries one of its marks, this one excepted.
+    pub(super) fn processes(&self) -> Vec<Process> {
+        let fits = |process: &Process| mark_of(process.pid).is_some_and(|mark| self.fits(&mark));
+        marked(&self.begins).into_iter().filter(fits).collect()
+    }
+}
+
 /// This boot of the machine; none where there is no `/proc`.
 pub(super) fn boot_id() -> Option<String> {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
@@ -97,7 +151,8 @@ fn parse_stat(text: &str) -> Option<Stat> {
     })
 }
 
-fn pids() -> Vec<i32> {
+/// All processes.
+pub(super) fn pids() -> Vec<i32> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
     };
@@ -119,6 +174,21 @@ pub(super) fn marked(owner: &str) -> Vec<Process> {
 
 fn carries(pid: i32, owner: &str) -> bool {
     fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environ| has_mark(&environ, owner))
+}
+
+/// The mark that a process carries.
+pub(super) fn mark_of(pid: i32) -> Option<String> {
+    variable_of(pid, MARK)
+}
+
+/// A variable of a process's environment, if that can be read.
+pub(super) fn variable_of(pid: i32, name: &str) -> Option<String> {
+    let environ = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let value = environ.split(|byte| *byte == 0).find_map(|variable| {
+        let rest = variable.strip_prefix(name.as_bytes())?;
+        rest.strip_prefix(b"=")
+    })?;
+    Some(String::from_utf8_lossy(value).into_owned())
 }
 
 fn has_mark(environ: &[u8], owner: &str) -> bool {
@@ -197,6 +267,22 @@ mod tests {
         let stat = parse_stat(text);
         assert!(stat.is_some_and(|stat| !stat.zombie && stat.parent == 7 && stat.ticks == 123_456));
         assert!(parse_stat("nonsense").is_none());
+    }
+
+    #[test]
+    fn each_place_has_marks_of_its_own() {
+        let id = InstanceId("i1".to_owned());
+        let (first, second) = (Owner::first(&id), Owner::second(&id));
+        let table = [
+            (first.mark(7), true, false),
+            (second.mark(7), false, true),
+            ("i12/7".to_owned(), false, false),
+        ];
+        for (mark, of_first, of_second) in table {
+            let fits = (first.fits(&mark), second.fits(&mark));
+            assert_eq!(fits, (of_first, of_second), "{mark}");
+            assert_eq!(Owner::instance(&id).fits(&mark), of_first || of_second);
+        }
     }
 
     #[test]

@@ -14,13 +14,10 @@ use std::time::Duration;
 use chargehand_actors::ports::EngineError;
 use tokio::time::Instant;
 
-use super::config_content::config_content;
+use super::environment::server_environment;
 use super::orphans::{MARK, boot_id};
 use super::record::{Files, ProcessRecord, Record, private, read};
 use super::settings::OpencodeSettings;
-
-/// User name of the worker's server.
-pub(super) const USERNAME: &str = "opencode";
 
 /// How long a worker may take until it listens; the first start of a data directory migrates its database.
 const START_LIMIT: Duration = Duration::from_secs(90);
@@ -88,61 +85,45 @@ fn environment(
             all.insert(name.to_owned(), value);
         }
     }
-    for (name, value) in &launch.settings.environment {
-        all.insert(name.clone(), value.reveal().into());
-    }
+    let server = server_environment(launch.settings, &launch.record.password);
+    all.extend(server.into_iter().map(|(name, value)| (name, value.into())));
     let mut set = |name: &str, value: OsString| {
         all.insert(name.to_owned(), value);
     };
     set("HOME", home.as_os_str().to_owned());
     // OpenCode believes PWD more than its real working directory.
     set("PWD", home.as_os_str().to_owned());
-    set("LANG", "C.UTF-8".into());
     set("XDG_DATA_HOME", path("xdg/data"));
     set("XDG_CONFIG_HOME", path("xdg/config"));
     set("XDG_CACHE_HOME", path("xdg/cache"));
     set("XDG_STATE_HOME", path("xdg/state"));
-    set(
-        "OPENCODE_CONFIG_CONTENT",
-        config_content(launch.settings).to_string().into(),
-    );
-    set("OPENCODE_SERVER_USERNAME", USERNAME.into());
-    set(
-        "OPENCODE_SERVER_PASSWORD",
-        launch.record.password.reveal().into(),
-    );
-    for name in [
-        "OPENCODE_DISABLE_AUTOUPDATE",
-        "OPENCODE_DISABLE_MODELS_FETCH",
-        "OPENCODE_DISABLE_LSP_DOWNLOAD",
-        "OPENCODE_DISABLE_DEFAULT_PLUGINS",
-    ] {
-        set(name, "1".into());
+    // A guard has points of its own to die at.
+    #[cfg(feature = "crash-points")]
+    if let Some(order) = ours(chargehand_actors::crash::VARIABLE) {
+        set(chargehand_actors::crash::VARIABLE, order);
     }
-    if !launch.settings.project_config {
-        set("OPENCODE_DISABLE_PROJECT_CONFIG", "1".into());
-    }
-    // OpenCode installs a plugin package in the background of every directory; without a registry that fails at once.
-    set("npm_config_registry", "http://127.0.0.1:9".into());
     set(MARK, launch.record.owner.clone().into());
     all
 }
 
-/// Waits until the guard has written down the worker.
+/// Waits until the guard has written down the worker; `over` says that the guard has ended.
 pub(super) async fn wait_for_process(
     files: &Files,
     generation: u32,
+    guard_runs: impl Fn() -> bool,
 ) -> Result<ProcessRecord, EngineError> {
     let end = Instant::now() + Duration::from_secs(20);
     loop {
+        // Asked before the file is read: what it wrote before it ended counts.
+        let lost = !guard_runs();
         if let Some(found) = read::<ProcessRecord>(&files.process())
             && found.generation == generation
         {
             return Ok(found);
         }
-        if Instant::now() > end {
+        if lost || Instant::now() > end {
             return Err(EngineError::Fault(format!(
-                "the worker did not start; its log says: {}",
+                "OpenCode did not start; its log says: {}",
                 log_tail(&files.log(generation))
             )));
         }
@@ -210,11 +191,10 @@ fn log_tail(path: &Path) -> String {
 
 /// Removes the logs of all but the last three generations.
 pub(super) fn drop_old_logs(files: &Files, generation: u32) {
-    for old in (1..generation.saturating_sub(2)).rev().take(10) {
+    // Generations are counted over both places: some have no log here.
+    for old in (1..generation.saturating_sub(2)).rev().take(50) {
         let path: PathBuf = files.log(old);
-        if fs::remove_file(path).is_err() {
-            return;
-        }
+        drop(fs::remove_file(path));
     }
 }
 

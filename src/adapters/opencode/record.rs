@@ -5,6 +5,7 @@
 //! and replaced as a whole. A crash between any two steps leaves either a worker that can be adopted or processes that carry the
 //! owner's mark and are ended.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -14,6 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use super::orphans::Process;
 use super::settings::Secret;
+
+/// The second place's directory, below the first's.
+pub(super) const SECOND: &str = "second";
 
 /// Written before a worker is spawned.
 #[derive(Clone, Debug, Deserialize)]
@@ -41,6 +45,63 @@ pub(super) struct ProcessRecord {
     pub(super) guard: Process,
 }
 
+/// The directories that a worker has served: kept over a restart of Chargehand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Served {
+    /// Of the record that it belongs to.
+    pub(super) generation: u32,
+    /// Paths of workdirs.
+    pub(super) directories: BTreeSet<String>,
+}
+
+/// One of the two data directories of the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Seat {
+    /// The engine's own directory.
+    First,
+    /// `second` below it.
+    Second,
+}
+
+impl Seat {
+    /// The other one.
+    pub(super) fn other(self) -> Self {
+        match self {
+            Self::First => Self::Second,
+            Self::Second => Self::First,
+        }
+    }
+}
+
+/// Which place takes new sessions, and whether the other may still hold some.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Standing {
+    pub(super) current: Seat,
+    /// The other place serves what it has until that is gone; then its worker is ended.
+    pub(super) draining: bool,
+}
+
+impl Standing {
+    /// Whether a place may hold sessions.
+    pub(super) fn wants(self, seat: Seat) -> bool {
+        seat == self.current || self.draining
+    }
+
+    /// What stands in the file. Without it: one place, unless the second was ever used; then both are looked at.
+    pub(super) fn read(path: &Path, second_was_used: bool) -> Self {
+        read(path).unwrap_or(Self {
+            current: Seat::First,
+            draining: second_was_used,
+        })
+    }
+
+    /// Writes it down.
+    pub(super) fn write(self, path: &Path) -> io::Result<()> {
+        replace(path, &serde_json::to_vec(&self)?)
+    }
+}
+
 /// Names of the files in the engine's directory.
 #[derive(Clone, Debug)]
 pub(super) struct Files {
@@ -54,6 +115,22 @@ impl Files {
 
     pub(super) fn process(&self) -> PathBuf {
         self.directory.join("process.json")
+    }
+
+    pub(super) fn served(&self) -> PathBuf {
+        self.directory.join("served.json")
+    }
+
+    /// In the directory of the first place only.
+    pub(super) fn standing(&self) -> PathBuf {
+        self.directory.join("standing.json")
+    }
+
+    /// The second place, below the first.
+    pub(super) fn second(&self) -> Self {
+        Self {
+            directory: self.directory.join(SECOND),
+        }
     }
 
     /// Its time of change is the last sign of life of Chargehand.
@@ -92,7 +169,10 @@ pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = private(&beside, true)?;
     file.write_all(content)?;
     file.sync_all()?;
-    fs::rename(&beside, path)
+    fs::rename(&beside, path)?;
+    // The new name must outlive a loss of power, too.
+    path.parent()
+        .map_or(Ok(()), |parent| File::open(parent)?.sync_all())
 }
 
 /// Opens a file for writing, readable by its owner only: emptied, or to append.
@@ -128,6 +208,22 @@ mod tests {
     )]
 
     use super::*;
+
+    #[test]
+    fn where_sessions_may_be_is_kept_and_in_doubt_it_is_both_places() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("standing.json");
+        let fresh = Standing::read(&path, false);
+        assert_eq!((fresh.current, fresh.draining), (Seat::First, false));
+        assert!(fresh.wants(Seat::First) && !fresh.wants(Seat::Second));
+        assert!(Standing::read(&path, true).wants(Seat::Second));
+        let switched = Standing {
+            current: Seat::Second,
+            draining: true,
+        };
+        switched.write(&path).unwrap();
+        assert_eq!(Standing::read(&path, true), switched);
+    }
 
     #[test]
     fn a_record_is_private_and_comes_back() {

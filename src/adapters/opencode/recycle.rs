@@ -1,4 +1,4 @@
-//! When a local worker is replaced by a fresh one, and whether that disturbs anybody.
+//! When a local worker has served enough, and whether replacing it by a fresh one disturbs anybody.
 //!
 //! Each new directory costs OpenCode 25 to 90 MB that nothing gives back, short of a restart of 3 s. Sessions are on disk, so a
 //! worker without a running or announced run can be replaced at any time. In: a driver and limits. Out: yes or no; in doubt no.
@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use chargehand_actors::ports::EngineError;
+use tokio::time::Instant;
 
 use super::client::Reply;
 use super::driver::Driver;
@@ -24,7 +25,7 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// Whether a worker with so many directories and bytes should be replaced.
+    /// Whether so many directories and bytes are too much for one worker.
     pub(super) fn are_passed(self, directories: usize, memory: u64) -> bool {
         directories > self.directories || memory > self.memory
     }
@@ -33,6 +34,10 @@ impl Limits {
 impl Driver {
     /// Whether no session of ours works and no prompt is on its way.
     pub(super) async fn is_idle(&self) -> Result<bool, EngineError> {
+        // What an earlier Chargehand sent may have yet to begin.
+        if Instant::now() < self.doubt_until {
+            return Ok(false);
+        }
         for (session, directory, message) in self.sent_within(ANNOUNCED) {
             let messages = match self.messages(&session, &directory, Some(30)).await {
                 Ok(messages) => messages,

@@ -109,7 +109,7 @@ impl RemoteEngine {
         })
     }
 
-    fn driver(&self) -> Result<Driver, EngineError> {
+    pub(super) fn driver(&self) -> Result<Driver, EngineError> {
         driver_of(&self.driver)
     }
 
@@ -137,6 +137,7 @@ impl RemoteEngine {
             version: health.version,
             worker,
             note: version.note(),
+            blocked: None,
         })
     }
 

@@ -4,7 +4,7 @@
 //! Nothing here decides; what is told apart is what a decision needs to be told apart.
 
 use chargehand_actors::event::{Question, Request, RequestKind, Todo, ToolRun, Usage};
-use chargehand_actors::id::{RequestId, WorkerId};
+use chargehand_actors::id::{RequestId, WallTime, WorkerId};
 use chargehand_actors::ports::{Activity, LastMessage, PromptState, SessionReport};
 use serde_json::Value;
 
@@ -21,6 +21,10 @@ const REFUSALS: [&str; 3] = [
     "dismissed this question",
     "rejected by the user",
 ];
+/// How it words a refusal with a reason: the model reads it, and the run goes on.
+const REASONED: &str = "with the following feedback";
+/// The tool that runs a sub-agent in a child session.
+pub(super) const SUB_AGENT: &str = "task";
 
 /// One reading of the records, already narrowed to one session and its child sessions.
 #[derive(Clone, Debug, Default)]
@@ -35,13 +39,25 @@ pub(super) struct Records {
     pub(super) questions: Vec<Questions>,
     /// To-do list.
     pub(super) todos: Vec<WireTodo>,
+    /// Child sessions of the sub-agents that run now.
+    pub(super) children: Vec<Child>,
+}
+
+/// A child session that works.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Child {
+    /// Its status; none = idle.
+    pub(super) status: Option<Status>,
+    /// Its newest messages, oldest first.
+    pub(super) messages: Vec<Message>,
 }
 
 /// Folds a reading into a report about the prompts with these message ids.
 pub(super) fn report(records: &Records, worker: WorkerId, prompts: &[String]) -> SessionReport {
-    let activity = activity(records.status.as_ref());
+    let activity = whole_activity(records);
     let messages = &records.messages;
     let (text, text_cut) = last_text(messages);
+    let children = records.children.iter();
     SessionReport {
         worker,
         prompts: prompts
@@ -55,7 +71,11 @@ pub(super) fn report(records: &Records, worker: WorkerId, prompts: &[String]) ->
         unfinished_in_a_row: unfinished_in_a_row(messages),
         text,
         text_cut,
-        running_tools: running_tools(messages, &activity),
+        running_tools: all_running_tools(records, &activity),
+        newest_at: children
+            .filter_map(|child| newest_work(&child.messages))
+            .chain(newest_work(messages))
+            .max(),
         todos: records.todos.iter().map(todo).collect(),
         activity,
     }
@@ -69,10 +89,24 @@ pub(super) fn activity(status: Option<&Status>) -> Activity {
         Some(status) if status.kind == "retry" => Activity::Retrying {
             attempt: status.attempt,
             message: status.message.clone(),
+            next: status.next.map(WallTime),
         },
         // A word of a later version: the session is listed, so something goes on.
         Some(_) => Activity::Busy,
     }
+}
+
+/// A session whose sub-agent waits for the provider waits for it, too.
+fn whole_activity(records: &Records) -> Activity {
+    let own = activity(records.status.as_ref());
+    if own != Activity::Busy {
+        return own;
+    }
+    let children = records.children.iter();
+    children
+        .map(|child| activity(child.status.as_ref()))
+        .find(|one| matches!(one, Activity::Retrying { .. }))
+        .unwrap_or(own)
 }
 
 /// An aborted run leaves its requests in OpenCode's lists: they are open only while their session works and the message
@@ -135,18 +169,17 @@ fn last_message(messages: &[Message]) -> LastMessage {
         rejected: last
             .parts
             .iter()
-            .rev()
-            .find(|part| part.kind == "tool")
-            .is_some_and(|part| is_refusal(&part.state)),
+            .any(|part| part.kind == "tool" && is_refusal(part)),
     }
 }
 
-fn is_refusal(state: &ToolState) -> bool {
-    state.status == "error"
-        && state
-            .error
-            .as_deref()
-            .is_some_and(|error| REFUSALS.iter().any(|words| error.contains(words)))
+/// A refusal in a child session ends the sub-agent; the session itself goes on with its error.
+fn is_refusal(part: &Part) -> bool {
+    let state: &ToolState = &part.state;
+    let refused = |error: &str| {
+        !error.contains(REASONED) && REFUSALS.iter().any(|words| error.contains(words))
+    };
+    part.tool != SUB_AGENT && state.status == "error" && state.error.as_deref().is_some_and(refused)
 }
 
 fn unfinished_in_a_row(messages: &[Message]) -> u32 {
@@ -241,6 +274,34 @@ fn running_tools(messages: &[Message], activity: &Activity) -> Vec<ToolRun> {
         .unwrap_or_default()
 }
 
+/// The tools that run, those of sub-agents in place of the sub-agents: one whose model says nothing is silent as well.
+fn all_running_tools(records: &Records, activity: &Activity) -> Vec<ToolRun> {
+    let own = running_tools(&records.messages, activity);
+    let watched = !records.children.is_empty();
+    own.into_iter()
+        .filter(|tool| !watched || tool.tool != SUB_AGENT)
+        .chain(records.children.iter().flat_map(|child| {
+            running_tools(&child.messages, &self::activity(child.status.as_ref()))
+        }))
+        .collect()
+}
+
+/// When the newest piece of work was done. What an abort closed was no work at that time.
+fn newest_work(messages: &[Message]) -> Option<WallTime> {
+    assistants(messages)
+        .filter(|message| message.info.error.is_none())
+        .flat_map(|message| {
+            let parts = message.parts.iter().flat_map(|part| {
+                let (own, tool) = (&part.time, &part.state.time);
+                [own.start, own.end, tool.start, tool.end]
+            });
+            parts.chain([message.info.time.completed])
+        })
+        .flatten()
+        .max()
+        .map(WallTime)
+}
+
 /// A tool call for people: its title, or what it was called with.
 pub(super) fn tool_run(part: &Part) -> ToolRun {
     let state = &part.state;
@@ -289,6 +350,7 @@ pub(super) fn permission_request(permission: &Permission) -> Request {
         kind: RequestKind::Permission {
             permission: permission.permission.clone(),
             patterns: permission.patterns.clone(),
+            always: permission.always.clone(),
         },
     }
 }

@@ -6,7 +6,7 @@
 )]
 
 use chargehand_actors::event::RequestKind;
-use chargehand_actors::id::WorkerId;
+use chargehand_actors::id::{WallTime, WorkerId};
 use chargehand_actors::ports::{Activity, LastMessage, SessionReport};
 use serde_json::{Value, json};
 
@@ -182,7 +182,8 @@ fn status_words() {
         read(Some(retry), vec![]).activity,
         Activity::Retrying {
             attempt: 3,
-            message: "overloaded".to_owned()
+            message: "overloaded".to_owned(),
+            next: Some(WallTime(5)),
         }
     );
     assert_eq!(
@@ -254,6 +255,22 @@ fn long_text_is_cut_between_characters() {
 }
 
 #[test]
+fn the_text_of_a_prompt_is_never_the_answer() {
+    // The prompt stands alone, is the newest message after an answer, or its answer has no text.
+    for messages in [
+        vec![prompt("msg_u")],
+        vec![prompt("msg_0"), done("stop"), prompt("msg_u")],
+        vec![
+            prompt("msg_u"),
+            assistant(json!({"finish":"stop"}), json!([])),
+        ],
+    ] {
+        let report = read(None, messages);
+        assert!(!report.text.contains("do it"), "{report:?}");
+    }
+}
+
+#[test]
 fn a_tool_runs_only_while_its_session_does() {
     let running = assistant(
         json!({}),
@@ -295,4 +312,112 @@ fn requests_of_child_sessions_are_reported() {
     assert_eq!(super::report(&records, worker(), &[]).requests.len(), 1);
     records.status = None;
     assert!(super::report(&records, worker(), &[]).requests.is_empty());
+}
+
+#[test]
+fn a_refusal_ends_a_run_only_without_a_reason_and_in_the_session_itself() {
+    const BARE: &str = "The user rejected permission to use this specific tool call.";
+    let reasoned = format!("{BARE} with the following feedback: not this one");
+    let in_child = format!("Subagent failed (task_id: ses_c): {BARE}");
+    let tool = |name: &str, error: &str| json!({"type":"tool","tool":name,"state":{"status":"error","error":error}});
+    let done = json!({"type":"tool","tool":"read","state":{"status":"completed"}});
+    let table = [
+        (vec![tool("bash", BARE)], true),
+        (vec![tool("bash", BARE), done.clone()], true),
+        (
+            vec![tool("question", "The user dismissed this question")],
+            true,
+        ),
+        (
+            vec![tool("bash", &reasoned.replace("call. with", "call with"))],
+            false,
+        ),
+        (vec![tool("task", &in_child)], false),
+        (vec![tool("bash", "exit 1")], false),
+        (vec![done], false),
+    ];
+    for (parts, rejected) in table {
+        let name = json!(parts);
+        let time = json!({"time":{"created":2,"completed":3},"finish":"tool-calls"});
+        let report = read(None, vec![prompt("msg_u"), assistant(time, name.clone())]);
+        let expected = ended(true, Some("tool-calls"), None, rejected);
+        assert_eq!(report.last, expected, "{name}");
+    }
+}
+
+#[test]
+fn of_a_sub_agent_its_own_tools_run_and_its_patience_counts() {
+    let task = |status: &str| json!([{"type":"tool","tool":"task","state":{"status":status,"input":{"description":"d"}}}]);
+    let busy = || serde_json::from_value(json!({"type":"busy"})).unwrap();
+    let report_with = |child: Option<super::Child>| {
+        let records = Records {
+            status: busy(),
+            messages: serde_json::from_value(json!([
+                prompt("msg_u"),
+                assistant(json!({}), task("running"))
+            ]))
+            .unwrap(),
+            children: child.into_iter().collect(),
+            ..Records::default()
+        };
+        super::report(&records, WorkerId("w".to_owned()), &[])
+    };
+    let child = |status: Value, parts: Value| super::Child {
+        status: serde_json::from_value(status).unwrap(),
+        messages: serde_json::from_value(json!([prompt("msg_k"), assistant(json!({}), parts)]))
+            .unwrap(),
+    };
+    let names = |report: SessionReport| -> Vec<String> {
+        report
+            .running_tools
+            .into_iter()
+            .map(|tool| tool.tool)
+            .collect()
+    };
+    // Not seen yet: it counts as a tool.
+    assert_eq!(names(report_with(None)), ["task"]);
+    let thinks = child(json!({"type":"busy"}), json!([]));
+    assert_eq!(names(report_with(Some(thinks))), Vec::<String>::new());
+    let sleeps =
+        json!([{"type":"tool","tool":"bash","state":{"status":"running","time":{"start":7}}}]);
+    let sleeps = report_with(Some(child(json!({"type":"busy"}), sleeps)));
+    assert_eq!(sleeps.newest_at, Some(WallTime(7)));
+    assert_eq!(names(sleeps), ["bash"]);
+    let waits = child(
+        json!({"type":"retry","attempt":2,"message":"slow down"}),
+        json!([]),
+    );
+    assert!(matches!(
+        report_with(Some(waits)).activity,
+        Activity::Retrying { attempt: 2, .. }
+    ));
+}
+
+#[test]
+fn the_newest_work_is_what_was_done_not_what_was_ended() {
+    let at = |messages: Vec<Value>| read(None, messages).newest_at.map(|at| at.0);
+    let text =
+        |start: i64, end: i64| json!([{"type":"text","text":"x","time":{"start":start,"end":end}}]);
+    let time = |completed: i64| json!({"time":{"created":1,"completed":completed}});
+    assert_eq!(at(vec![prompt("msg_u")]), None);
+    assert_eq!(
+        at(vec![
+            prompt("msg_u"),
+            assistant(json!({}), json!([{"type":"step-start"}]))
+        ]),
+        None
+    );
+    assert_eq!(
+        at(vec![prompt("msg_u"), assistant(time(30), text(10, 20))]),
+        Some(30)
+    );
+    let mut aborted = time(90);
+    aborted["error"] = json!({"name":"MessageAbortedError","data":{}});
+    assert_eq!(
+        at(vec![
+            assistant(time(30), text(10, 20)),
+            assistant(aborted, text(40, 90))
+        ]),
+        Some(30)
+    );
 }

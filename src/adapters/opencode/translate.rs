@@ -75,7 +75,7 @@ struct Text {
 
 /// Translates the events of one server. Kept over a gap of the stream.
 #[derive(Default)]
-pub(super) struct Translator {
+pub(in crate::adapters) struct Translator {
     /// Session to its parent; a root has none.
     parents: HashMap<String, Option<String>>,
     sessions: HashMap<String, Seen>,

@@ -9,7 +9,7 @@ pub const PINNED: &str = "1.18.33";
 
 /// A version: major, minor, patch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Version(u32, u32, u32);
+pub(in crate::adapters) struct Version(u32, u32, u32);
 
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -33,7 +33,7 @@ impl Version {
     }
 
     /// Refuses what is too old to be driven.
-    pub(super) fn accept(text: &str) -> Result<Self, EngineError> {
+    pub(in crate::adapters) fn accept(text: &str) -> Result<Self, EngineError> {
         match Self::parse(text) {
             Some(version) if version >= Self(1, 3, 0) => Ok(version),
             Some(version) => Err(EngineError::Unusable(format!(
@@ -54,6 +54,16 @@ impl Version {
 
     /// Whether an answer to a request that is not open is refused (1.3.0 takes any, 1.17.0 refuses).
     pub(super) fn refuses_gone_requests(self) -> bool {
+        self >= Self(1, 17, 0)
+    }
+
+    /// Whether child sessions inherit the denials of their parent (1.3.0 does not, 1.17.0 does).
+    pub(super) fn inherits_rules(self) -> bool {
+        self >= Self(1, 17, 0)
+    }
+
+    /// Whether the sessions of all directories can be listed (not known of versions before 1.17.0).
+    pub(super) fn lists_all_sessions(self) -> bool {
         self >= Self(1, 17, 0)
     }
 

@@ -20,7 +20,7 @@ const TICK: Duration = Duration::from_millis(100);
 const LOOKUP_LIMIT: Duration = Duration::from_secs(5);
 
 /// Delivers the server's events until its stream breaks (`Err`) or the sink says that nobody listens (`Ok`).
-pub(super) async fn watch(
+pub(in crate::adapters) async fn watch(
     driver: &Driver,
     translator: &Mutex<Translator>,
     sink: &SignalSink,

@@ -11,9 +11,9 @@ use serde_json::Value;
 /// `GET /global/health`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Health {
-    pub(super) healthy: bool,
-    pub(super) version: String,
+pub(in crate::adapters) struct Health {
+    pub(in crate::adapters) healthy: bool,
+    pub(in crate::adapters) version: String,
 }
 
 /// Who owns a session: written into its metadata under `chargehand`.
@@ -194,6 +194,8 @@ pub(super) struct Status {
     pub(super) kind: String,
     pub(super) attempt: u32,
     pub(super) message: String,
+    /// When the provider is asked again, milliseconds since 1970.
+    pub(super) next: Option<i64>,
 }
 
 /// `GET /session/status`: sessions that are not idle.
@@ -209,6 +211,8 @@ pub(super) struct Permission {
     pub(super) permission: String,
     pub(super) patterns: Vec<String>,
     pub(super) metadata: Value,
+    /// What "always" would cover.
+    pub(super) always: Vec<String>,
     pub(super) tool: Option<CalledFrom>,
 }
 

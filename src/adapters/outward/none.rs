@@ -1,10 +1,11 @@
-//! The outward ports of a Chargehand without a memory service, a homeserver or an agent to notify.
+//! The outward ports of a Chargehand without a memory service or an agent to notify.
 //!
 //! In: calls that nobody should make. Out: a permanent refusal, so that a mistake shows instead of looking delivered.
 
-use chargehand_actors::event::CommittedEvent;
-use chargehand_actors::id::TaskId;
-use chargehand_actors::ports::{Memory, Notices, OutwardError, PortFuture, Rooms};
+use chargehand_actors::ports::{
+    Delivered, LeftMemory, Memory, MemoryPage, MemoryPlace, Notice, Notices, PlannerError,
+    PortFuture, Written,
+};
 use chargehand_actors::view::TaskView;
 
 const NAME: &str = "none";
@@ -13,16 +14,12 @@ const NAME: &str = "none";
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoMemory;
 
-/// No homeserver is configured.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct NoRooms;
-
 /// No completion notices are configured.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoNotices;
 
-fn refused() -> PortFuture<'static, Result<(), OutwardError>> {
-    Box::pin(async { Err(OutwardError::Permanent("nothing configured".to_owned())) })
+fn no_planner<T: Send + 'static>() -> PortFuture<'static, Result<T, PlannerError>> {
+    Box::pin(async { Err(PlannerError::Gone("nothing configured".to_owned())) })
 }
 
 impl Memory for NoMemory {
@@ -34,27 +31,53 @@ impl Memory for NoMemory {
         false
     }
 
-    fn write(&self, _view: TaskView) -> PortFuture<'_, Result<(), OutwardError>> {
-        refused()
-    }
-}
-
-impl Rooms for NoRooms {
-    fn name(&self) -> String {
-        NAME.to_owned()
-    }
-
-    fn enabled(&self) -> bool {
+    fn wants(&self, _view: &TaskView) -> bool {
         false
     }
 
-    fn post(
+    fn events_wanted(&self) -> u64 {
+        0
+    }
+
+    fn probe(&self) -> PortFuture<'_, Result<String, PlannerError>> {
+        no_planner()
+    }
+
+    fn write(
         &self,
-        _task: TaskId,
-        _key: String,
-        _events: Vec<CommittedEvent>,
-    ) -> PortFuture<'_, Result<(), OutwardError>> {
-        refused()
+        _page: MemoryPage,
+        _at: Option<MemoryPlace>,
+        _fresh: bool,
+    ) -> PortFuture<'_, Result<Written, PlannerError>> {
+        no_planner()
+    }
+
+    fn archives(&self) -> bool {
+        false
+    }
+
+    fn archive(
+        &self,
+        _view: TaskView,
+        _in_doubt: bool,
+    ) -> PortFuture<'_, Result<(), PlannerError>> {
+        no_planner()
+    }
+
+    fn close(
+        &self,
+        _view: TaskView,
+        _at: Option<MemoryPlace>,
+    ) -> PortFuture<'_, Result<(), PlannerError>> {
+        no_planner()
+    }
+
+    fn left(&self) -> PortFuture<'_, Result<Vec<LeftMemory>, PlannerError>> {
+        no_planner()
+    }
+
+    fn remove(&self, _left: LeftMemory) -> PortFuture<'_, Result<(), PlannerError>> {
+        no_planner()
     }
 }
 
@@ -67,7 +90,15 @@ impl Notices for NoNotices {
         false
     }
 
-    fn notify(&self, _view: TaskView, _key: String) -> PortFuture<'_, Result<(), OutwardError>> {
-        refused()
+    fn reaches(&self, _view: &TaskView) -> bool {
+        false
+    }
+
+    fn notify(
+        &self,
+        _notice: Notice,
+        _in_doubt: bool,
+    ) -> PortFuture<'_, Result<Delivered, PlannerError>> {
+        no_planner()
     }
 }

@@ -7,7 +7,9 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use chargehand_actors::crash::CrashPoint;
 use chargehand_actors::id::InstanceId;
 use rustix::fs::FlockOperation;
 use uuid::Uuid;
@@ -15,6 +17,9 @@ use uuid::Uuid;
 const LOCK: &str = "lock";
 const INSTANCE: &str = "instance";
 const INSTANCE_LENGTH: usize = 12;
+/// How long the lock of a process that is dead is waited for: a program that it was just starting has it until it begins.
+const DEAD_HOLDER: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The locked data directory.
 #[derive(Debug)]
@@ -40,7 +45,11 @@ pub enum DataDirError {
         holder: String,
     },
     /// It cannot be made, read or written.
-    #[error("data directory {path}: {step}", path = path.display())]
+    #[error(
+        "data directory {path}: {step}; nothing was started. Chargehand needs a directory that it can make and write to: \
+         mend it, or name another with --data-dir (setting data.dir)",
+        path = path.display()
+    )]
     Io {
         /// The directory.
         path: PathBuf,
@@ -66,7 +75,7 @@ impl DataDir {
     /// Makes the directory if it is missing (for its owner alone), locks it, and reads or makes its instance id.
     ///
     /// # Errors
-    /// See [`DataDirError`]; a held lock is never waited for.
+    /// See [`DataDirError`]; the lock of a process that lives is never waited for.
     pub fn lock(path: impl Into<PathBuf>) -> Result<Self, DataDirError> {
         let path = path.into();
         let io = |step| {
@@ -86,13 +95,21 @@ impl DataDir {
             .mode(0o600)
             .open(path.join(LOCK))
             .map_err(io("its lock file cannot be opened"))?;
-        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                let holder = holder(&mut lock);
-                return Err(DataDirError::InUse { path, holder });
+        let end = Instant::now() + DEAD_HOLDER;
+        loop {
+            match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    let holder = holder(&mut lock);
+                    if holder.is_none_or(lives) || Instant::now() > end {
+                        let holder = holder
+                            .map_or("another process".to_owned(), |pid| format!("process {pid}"));
+                        return Err(DataDirError::InUse { path, holder });
+                    }
+                    std::thread::sleep(LOOK_AGAIN);
+                }
+                Err(error) => return Err(io("it cannot be locked")(error.into())),
             }
-            Err(error) => return Err(io("it cannot be locked")(error.into())),
         }
         note_holder(&mut lock).map_err(io("its lock file cannot be written"))?;
         let instance = match read_instance(&path)? {
@@ -118,12 +135,19 @@ impl DataDir {
 }
 
 /// Who wrote the lock file last: the holder, except for the moment between its lock and its note.
-fn holder(lock: &mut File) -> String {
+fn holder(lock: &mut File) -> Option<i32> {
     let mut text = String::new();
-    match lock.read_to_string(&mut text) {
-        Ok(_) if text.trim().parse::<u32>().is_ok() => format!("process {}", text.trim()),
-        Ok(_) | Err(_) => "another process".to_owned(),
-    }
+    lock.rewind().ok()?;
+    lock.read_to_string(&mut text).ok()?;
+    text.trim().parse().ok().filter(|pid| *pid > 0)
+}
+
+/// Whether a process is there. One that cannot be asked about counts as alive.
+fn lives(pid: i32) -> bool {
+    let Some(pid) = rustix::process::Pid::from_raw(pid) else {
+        return true;
+    };
+    rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH)
 }
 
 fn note_holder(lock: &mut File) -> io::Result<()> {
@@ -135,6 +159,10 @@ fn note_holder(lock: &mut File) -> io::Result<()> {
 
 fn read_instance(directory: &Path) -> Result<Option<InstanceId>, DataDirError> {
     let path = directory.join(INSTANCE);
+    // Reading a FIFO would wait for ever.
+    if fs::metadata(&path).is_ok_and(|meta| !meta.is_file()) {
+        return Err(DataDirError::BadInstance { path });
+    }
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -165,9 +193,11 @@ fn make_instance(directory: &Path) -> io::Result<InstanceId> {
         .truncate(true)
         .mode(0o600)
         .open(&draft)?;
+    CrashPoint::BeforeInstance.pass();
     writeln!(file, "{id}")?;
     file.sync_all()?;
     fs::rename(&draft, directory.join(INSTANCE))?;
     File::open(directory)?.sync_all()?;
+    CrashPoint::AfterInstance.pass();
     Ok(InstanceId(id))
 }

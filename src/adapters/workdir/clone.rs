@@ -380,6 +380,7 @@ mod tests {
             root: dir.path().join("w"),
             store: dir.path().join("s"),
             git: None,
+            instance: chargehand_actors::id::InstanceId("test".to_owned()),
             limits: WorkdirLimits::default(),
         };
         let attempt = AttemptId {

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use chargehand_actors::crash::CrashPoint;
 use chargehand_actors::event::{Changes, FileChange, FileMark};
 use chargehand_actors::ports::WorkdirError;
 use tokio::process::Command;
@@ -60,7 +61,9 @@ pub(super) async fn compare(job: Compare<'_>) -> Result<Changes, WorkdirError> {
         files = changed_files(&job, &imported.tree).await?;
         (changes.diff, changes.diff_bytes) = diff_text(&job, &imported.tree).await?;
         (changes.patch_file, changes.note) = write_patch(&job, &imported.tree).await?;
+        CrashPoint::PatchWritten.pass();
         changes.branch = Some(write_branch(&job, &imported.tree).await?);
+        CrashPoint::BranchWritten.pass();
     }
     set_ref(job.git, job.place, IMPORT_REF, None).await?;
     add_what_no_tree_holds(&mut files, &job, &imported);

@@ -10,6 +10,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use cap_std::fs::Dir;
+use chargehand_actors::crash::CrashPoint;
 use chargehand_actors::id::{AttemptId, TaskId};
 use chargehand_actors::ports::WorkdirError;
 use serde::{Deserialize, Serialize};
@@ -262,6 +263,7 @@ impl Place {
     pub(super) fn settle(&self, last: &Self) -> Result<(), WorkdirError> {
         let settle = || {
             std::fs::rename(&self.holder, &last.holder)?;
+            CrashPoint::WorkdirHalfSettled.pass();
             std::fs::rename(&self.store, &last.store)?;
             last.store
                 .parent()

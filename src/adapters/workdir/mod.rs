@@ -8,7 +8,8 @@
 //!   [`import`] hands the bytes to `git fast-import` in a bare repository of ours, [`compare`] compares two trees there.
 //! - a path given from outside is opened component by component ([`confined`]) and never through a link.
 //!
-//! Where things lie (see `docs/design/workdirs.md`): `<root>/<task>/<attempt>/work` is the workdir;
+//! Where things lie (see `docs/design/workdirs.md`): `<root>/<task>/<attempt>/work` is the workdir, `<root>/<task>/instance`
+//! says whose it is;
 //! `<store>/<task>/<attempt>/` holds `repo.git`, `state.json` and `changes.patch`.
 
 mod blocking;
@@ -24,6 +25,7 @@ mod local;
 mod manifest;
 mod names;
 mod output;
+mod owner;
 mod prepare;
 mod reading;
 mod remove;
@@ -35,5 +37,7 @@ mod walk;
 pub use local::LocalWorkdirs;
 pub(in crate::adapters) use names::{components, refused, show};
 pub use output::LocalOutput;
+pub use owner::{marked_workdirs, remove_marked};
 pub(in crate::adapters) use reading::content_of;
+pub(in crate::adapters) use remove::remove_all;
 pub use settings::{WorkdirLimits, WorkdirSettings};

@@ -61,6 +61,11 @@ impl OutputStore for LocalOutput {
         let inner = Arc::clone(&self.inner);
         on_thread(move || inner.read(task, offset, limit)).boxed()
     }
+
+    fn remove(&self, task: TaskId) -> PortFuture<'_, Result<(), OutputError>> {
+        let inner = Arc::clone(&self.inner);
+        on_thread(move || inner.remove(task)).boxed()
+    }
 }
 
 async fn on_thread<T, F>(work: F) -> Result<T, OutputError>
@@ -113,6 +118,13 @@ impl Inner {
         written
     }
 
+    fn remove(&self, task: TaskId) -> io::Result<()> {
+        match std::fs::remove_file(self.path(task)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
     fn read(&self, task: TaskId, offset: u64, limit: u64) -> io::Result<TextChunk> {
         match File::open(self.path(task)) {
             Ok(file) => text_chunk(&file, offset, limit.min(PIECE)),
@@ -159,6 +171,11 @@ mod tests {
         output.append(task, "dropped".to_owned()).await.unwrap();
         assert_eq!(output.read(task, 0, 1000).await.unwrap(), cut);
         assert_eq!(output.read(task, 5, 4).await.unwrap().text, "6789");
+        for _ in 0..2 {
+            output.remove(task).await.unwrap();
+            let gone = output.read(task, 0, 10).await.unwrap();
+            assert_eq!(gone, TextChunk::default());
+        }
     }
 
     #[tokio::test]

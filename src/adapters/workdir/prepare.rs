@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use chargehand_actors::command::Source;
+use chargehand_actors::crash::CrashPoint;
 use chargehand_actors::id::AttemptId;
 use chargehand_actors::ports::{Prepared, WorkdirError};
 
@@ -20,6 +21,7 @@ use super::import::{IMPORT_REF, Import, import};
 use super::layout::{Baseline, Place, State, Unrecorded, disk, making_place, place};
 use super::manifest::Manifest;
 use super::names::show;
+use super::owner::mark;
 use super::remove::remove_tree;
 use super::settings::WorkdirSettings;
 
@@ -86,16 +88,19 @@ async fn make(
     clear(last, hold).await?;
     let place = &making_place(settings, last.attempt);
     let at = place.clone();
-    let set = settings.git.clone();
+    let (set, to_mark) = (settings.git.clone(), settings.clone());
     let git = blocking(Some(Hold::clone(hold)), move |_| {
         at.make()?;
+        mark(&to_mark, at.attempt.task)?;
         Ok(Git::locate(set.as_deref()))
     })
     .await?;
+    CrashPoint::WorkdirPlaceMade.pass();
     if let Some(git) = &git {
         init_store(git, place).await?;
     }
     let (start, told) = fill(settings, place, hold, git.as_ref(), source).await?;
+    CrashPoint::WorkdirFilled.pass();
     let (baseline, note) = match &git {
         None => (None, Some(NO_GIT.to_owned())),
         Some(git) => {
@@ -106,9 +111,11 @@ async fn make(
     let notes: Vec<String> = [note, told].into_iter().flatten().collect();
     let note = (!notes.is_empty()).then(|| notes.join("; "));
     let state = State::new(baseline, note.clone());
+    CrashPoint::WorkdirBaseline.pass();
     let (at, to) = (place.clone(), last.clone());
     blocking(Some(Hold::clone(hold)), move |_| {
         at.save(&state)?;
+        CrashPoint::WorkdirSaved.pass();
         at.settle(&to)
     })
     .await?;

@@ -20,6 +20,11 @@ use super::layout::disk;
 /// How often a tree is gone through when something still writes into it.
 const ROUNDS: u32 = 5;
 
+/// Removes `path` with everything in it, to the end. Nothing there is fine.
+pub(in crate::adapters) fn remove_all(path: &Path) -> Result<(), WorkdirError> {
+    remove_tree(path, &Stop::default())
+}
+
 /// Removes `path` with everything in it. Nothing there is fine.
 pub(super) fn remove_tree(path: &Path, stop: &Stop) -> Result<(), WorkdirError> {
     let fault =

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use chargehand_actors::id::InstanceId;
+
 /// Where workdirs and their baselines lie.
 #[derive(Clone, Debug)]
 pub struct WorkdirSettings {
@@ -11,6 +13,8 @@ pub struct WorkdirSettings {
     pub store: PathBuf,
     /// The git program; looked up in `PATH` when absent.
     pub git: Option<PathBuf>,
+    /// Stamped on the directory of each task.
+    pub instance: InstanceId,
     /// How much is looked at, copied and answered.
     pub limits: WorkdirLimits,
 }

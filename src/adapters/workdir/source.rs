@@ -94,10 +94,15 @@ impl Repository {
 
     /// Takes what is secret out of a text.
     pub(super) fn hide(&self, text: &str) -> String {
-        let Some(credentials) = &self.credentials else {
-            return text.to_owned();
-        };
         let mut text = text.to_owned();
+        if let Some((_, query)) = self.url.split_once('?')
+            && !query.is_empty()
+        {
+            text = text.replace(query, "***");
+        }
+        let Some(credentials) = &self.credentials else {
+            return text;
+        };
         for secret in [&credentials.password, &credentials.user] {
             if secret.len() > 3 {
                 text = text.replace(secret.as_str(), "***");
@@ -294,6 +299,7 @@ mod tests {
         assert_eq!(parsed.credentials.as_ref().unwrap().password, "p@ssword");
         assert!(!format!("{parsed:?}").contains("ssword"));
         assert_eq!(parsed.hide("fatal: p@ssword"), "fatal: ***");
+        assert_eq!(parsed.hide("no /a?token=abc/"), "no /a?***/");
     }
 
     #[test]

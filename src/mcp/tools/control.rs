@@ -36,7 +36,7 @@ pub(crate) const TOOL: Tool = Tool {
             "Why, for the record.",
         ),
     ],
-    effect: Effect::Ends,
+    effect: Effect::Decides,
     open_world: true,
     output: output_schema::<ControlOut>,
     run: |call, args| Box::pin(async move { result(TOOL.name, control(&call, &args).await) }),

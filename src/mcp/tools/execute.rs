@@ -3,23 +3,30 @@
 //! In: the description and how it is to run. Out: the task's id, its state, its place in the queue and what to call next;
 //! with `sync` or `wait_seconds` the outcome, if it comes within 45 seconds.
 
-use chargehand_actors::command::{ModelRef, Priority, StatusQuery, Submit, TaskSpec, WaitFor};
+use chargehand_actors::command::{
+    ModelRef, Notify, Priority, Source, StatusQuery, Submit, TaskSpec, WaitFor,
+};
 use chargehand_actors::id::EngineName;
 use chargehand_actors::view::{Submitted, TaskStatus};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::source;
+use super::allowed::{self, Allowed};
 use super::table::{Effect, Tool};
+use super::{policy, source};
+use crate::config::{NOTIFY, Settings};
 use crate::mcp::answer::{Refusal, output_schema, result};
 use crate::mcp::args::{Arg, Args, BadArguments, Default, Kind};
 use crate::mcp::call::{Call, LONGEST_WAIT_S};
-use crate::mcp::shapes::{ChangesOut, duration_ms, exit_code, next_call, output, workspace_label};
+use crate::mcp::shapes::{ChangesOut, duration_ms, exit_code, next_call, output};
+use crate::who::Role;
 
 /// The shortest timeout of a task.
 const SHORTEST_TIMEOUT_MS: i64 = 1_000;
 /// The longest timeout that any setting can allow: 24 hours.
 const LONGEST_TIMEOUT_MS: i64 = 86_400_000;
+/// The most steps that a task may ask for.
+const MOST_STEPS: i64 = 100_000;
 /// Characters of the worker's text in a status answer; the whole is in the history's artifacts.
 pub(crate) const OUTPUT_CHARS: usize = 5_000;
 
@@ -114,11 +121,35 @@ pub(crate) const TOOL: Tool = Tool {
             },
             "Matrix user ids such as @ann:example.org to invite to the task's room.",
         ),
+        Arg::optional(
+            "attended",
+            Kind::Bool,
+            "You will answer the worker's permissions and questions with answer_task_request; otherwise each is denied at once, with a message to do without it.",
+        )
+        .or(Default::Bool(false)),
+        Arg::optional(
+            "permissions",
+            Kind::Fields(&policy::PERMISSIONS),
+            "What the worker may do, must ask for, may not do: lists of permission or permission:pattern in OpenCode's words, such as webfetch or bash:git push*. A denial beats a question, that beats a grant; rules of the server hold too.",
+        ),
+        Arg::optional(
+            "max_steps",
+            Kind::Integer {
+                min: 1,
+                max: MOST_STEPS,
+            },
+            "End the task as failed after this many model steps.",
+        ),
+        Arg::optional(
+            "notify",
+            Kind::Choice(&["never", "end", "questions"]),
+            "For Letta agents: get a message of its own when the task has ended (end), or also when its worker asks (questions). Then there is no need to wait or to poll. The server's setting when left out.",
+        ),
     ],
     effect: Effect::Adds,
     open_world: true,
     output: output_schema::<ExecuteOut>,
-    run: |call, args| Box::pin(async move { result(TOOL.name, execute(&call, &args).await) }),
+    run: |call, args| Box::pin(async move { result(TOOL.name, labelled(&call, &args).await) }),
 };
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -161,12 +192,7 @@ struct ExecuteOut {
 }
 
 /// What a call asks for.
-struct Wanted {
-    submit: Submit,
-    wait_ms: u64,
-}
-
-fn decode(call: &Call, args: &Args) -> Result<Wanted, BadArguments> {
+fn decode(call: &Call, args: &Args) -> Result<Submit, BadArguments> {
     let settings = &call.edge.settings;
     let timeout_ms = args
         .count("timeout_ms")
@@ -198,21 +224,55 @@ fn decode(call: &Call, args: &Args) -> Result<Wanted, BadArguments> {
         },
         labels: args.texts("labels"),
         observers: observers(args.texts("observers"))?,
-        attended: false,
+        attended: args.flag("attended").unwrap_or(false),
+        permissions: policy::join(args, &settings.permissions)?,
+        max_steps: max_steps(args, settings.watchdog.max_steps)?,
+        notify: notify(args, settings),
+        conversation: call.conversation.clone(),
     };
-    let asked = args.integer("wait_seconds").unwrap_or(0);
-    let seconds = match args.flag("sync") {
-        Some(true) if args.integer("wait_seconds").is_none() => LONGEST_WAIT_S,
-        _ => asked,
-    };
-    Ok(Wanted {
-        submit: Submit {
-            caller: call.caller(args.text("agent_id"))?,
-            spec,
-            idempotency_key: args.text("idempotency_key").map(str::to_owned),
-        },
-        wait_ms: u64::try_from(seconds).unwrap_or(0) * 1_000,
+    Ok(Submit {
+        caller: call.caller(args.text("agent_id"))?,
+        spec,
+        idempotency_key: args.text("idempotency_key").map(str::to_owned),
+        asked: asked(args),
+        from: call.who.from.clone(),
     })
+}
+
+/// How long the call waits for the end.
+fn wait_ms(args: &Args) -> u64 {
+    let asked = args.integer("wait_seconds");
+    let seconds = match args.flag("sync") {
+        Some(true) => asked.unwrap_or(LONGEST_WAIT_S),
+        _ => asked.unwrap_or(0),
+    };
+    u64::try_from(seconds).unwrap_or(0) * 1_000
+}
+
+/// What the agent is told of: by the call, else by the configuration.
+fn notify(args: &Args, settings: &Settings) -> Notify {
+    let usual = settings
+        .letta
+        .as_ref()
+        .map_or(Notify::Never, |letta| letta.notify);
+    let said = args.text("notify");
+    NOTIFY
+        .iter()
+        .find(|(word, _)| Some(*word) == said)
+        .map_or(usual, |(_, notify)| *notify)
+}
+
+/// The steps asked for, unless the server allows fewer.
+fn max_steps(args: &Args, most: u32) -> Result<Option<u32>, BadArguments> {
+    let asked = args.count("max_steps").and_then(|n| u32::try_from(n).ok());
+    match asked {
+        Some(asked) if most > 0 && asked > most => Err(BadArguments::one(
+            "max_steps",
+            format!("is {asked}"),
+            format!("1 to {most} on this server"),
+        )),
+        asked => Ok(asked),
+    }
 }
 
 fn model(text: &str) -> Result<ModelRef, BadArguments> {
@@ -253,31 +313,78 @@ fn observers(ids: Vec<String>) -> Result<Vec<String>, BadArguments> {
     }
 }
 
+/// With the label that the task's memory has, or would have.
+async fn labelled(call: &Call, args: &Args) -> Result<ExecuteOut, Refusal> {
+    let mut out = execute(call, args).await?;
+    if let Ok(task) = out.task_id.parse() {
+        out.workspace_block_id = call.memory_label(task);
+    }
+    Ok(out)
+}
+
+/// The arguments that make the task, in one form. Not how it is waited for, and not the key itself.
+fn asked(args: &Args) -> String {
+    args.in_one_form(&["agent_id", "idempotency_key", "sync", "wait_seconds"])
+}
+
+/// The task that the call's key made before.
+async fn known(call: &Call, args: &Args) -> Result<Option<Submitted>, Refusal> {
+    let Some(key) = args.text("idempotency_key") else {
+        return Ok(None);
+    };
+    let caller = call.caller(args.text("agent_id"))?;
+    Ok(call
+        .edge
+        .tree
+        .known(caller, key.to_owned(), asked(args))
+        .await?)
+}
+
 async fn execute(call: &Call, args: &Args) -> Result<ExecuteOut, Refusal> {
-    let wanted = decode(call, args)?;
+    // A repeat is answered whatever the settings and the source are by now.
+    if let Some(submitted) = known(call, args).await? {
+        return Ok(wait(call, &submitted, wait_ms(args)).await);
+    }
+    let mut wanted = decode(call, args)?;
     call.open_for_work()?;
-    let submitted = call.edge.tree.submit(wanted.submit).await?;
-    if wanted.wait_ms == 0 {
-        return Ok(accepted(&submitted));
+    let source = std::mem::replace(&mut wanted.spec.source, Source::Empty);
+    wanted.spec.source = allowed::check(source, &allowed_sources(call)).await?;
+    let submitted = call.edge.tree.submit(wanted).await?;
+    Ok(wait(call, &submitted, wait_ms(args)).await)
+}
+
+/// Waits for the end if that was asked for.
+async fn wait(call: &Call, submitted: &Submitted, wait_ms: u64) -> ExecuteOut {
+    if wait_ms == 0 {
+        return accepted(submitted);
     }
     let query = StatusQuery {
         task: submitted.task,
         since: None,
         events_limit: 1,
         wait_for: WaitFor::Final,
-        wait_ms: wanted.wait_ms,
+        wait_ms,
     };
     // The task exists: whatever the wait ends with, its id is handed over.
-    Ok(match call.status(query).await {
-        Ok(status) => waited(&submitted, &status, wanted.wait_ms),
+    match call.status(query).await {
+        Ok(status) => waited(submitted, &status, wait_ms),
         Err(error) => {
-            let mut out = accepted(&submitted);
+            let mut out = accepted(submitted);
             out.timeout_hint = Some(format!(
                 "The task was accepted, but waiting for it ended early: {error}"
             ));
             out
         }
-    })
+    }
+}
+
+/// Where tasks of this call may start from. With tokens configured nothing on this machine is open unless the setting says so.
+fn allowed_sources(call: &Call) -> Allowed<'_> {
+    match &call.edge.settings.tasks.allowed_sources {
+        Some(directories) => Allowed::Below(directories),
+        None if call.who.role == Role::Local => Allowed::Any,
+        None => Allowed::Below(&[]),
+    }
 }
 
 fn accepted(submitted: &Submitted) -> ExecuteOut {
@@ -297,7 +404,7 @@ fn accepted(submitted: &Submitted) -> ExecuteOut {
         phase: phase.as_str(),
         existing: submitted.existing,
         queue_position: submitted.queue_position,
-        workspace_block_id: workspace_label(submitted.task),
+        workspace_block_id: String::new(),
         message,
         next: next_call(phase),
         timeout_hint: None,

@@ -200,11 +200,13 @@ fn files_out(task_id: String, path: String, list: FileList) -> FilesOut {
 
 async fn read(call: &Call, args: &Args) -> Result<FileOut, Refusal> {
     let task = args.task()?;
+    // A lower limit of this server makes more pages; `next_offset` leads on.
+    let most = call.edge.settings.tasks.max_read_bytes;
     let query = ReadFileQuery {
         task,
         path: args.need_text("file_path")?.to_owned(),
         offset: args.count("offset").unwrap_or(0),
-        limit: args.count("limit").unwrap_or(40_000),
+        limit: args.count("limit").unwrap_or(40_000).min(most),
     };
     let file = call.edge.tree.read_file(&call.identity(), query).await?;
     Ok(file_out(task.to_string(), file))

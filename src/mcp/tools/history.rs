@@ -10,6 +10,7 @@ use chargehand_actors::view::{HistoryPage, TaskView};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::rooms::CONVERSATION;
 use super::table::{Effect, Tool};
 use crate::mcp::answer::{Refusal, output_schema, result};
 use crate::mcp::args::{Arg, Args, Default, Kind};
@@ -25,7 +26,15 @@ const RESULT: &str = "execution_result";
 const DIFF: &str = "changes.diff";
 /// Everything the worker said and did, as it came.
 const LOG: &str = "worker_output";
-const ARTIFACTS: [&str; 5] = [OUTPUT, ERROR, RESULT, DIFF, LOG];
+const ARTIFACTS: [&str; 7] = [
+    OUTPUT,
+    ERROR,
+    RESULT,
+    DIFF,
+    LOG,
+    CONVERSATION[0],
+    CONVERSATION[1],
+];
 
 /// The tool.
 pub(crate) const TOOL: Tool = Tool {
@@ -231,7 +240,24 @@ async fn artifacts(
     {
         list.push(artifact(at, "file", DIFF, piece(diff, wanted)));
     }
+    for (kind, name, text) in conversation(call, view.id).await? {
+        if wanted.includes(name) {
+            list.push(artifact(at, kind, name, piece(&text, wanted)));
+        }
+    }
     Ok(list)
+}
+
+/// What was said in the task's room, when it was archived.
+async fn conversation(
+    call: &Call,
+    task: TaskId,
+) -> Result<Vec<(&'static str, &'static str, String)>, Refusal> {
+    let archived = call.edge.tree.conversation(&call.identity(), task).await?;
+    let [json_name, text_name] = CONVERSATION;
+    Ok(archived.map_or_else(Vec::new, |(json, text)| {
+        vec![("log", json_name, json), ("log", text_name, text)]
+    }))
 }
 
 /// The texts that are part of the task's row.
@@ -267,7 +293,8 @@ async fn stored(
     match call.edge.tree.text(&call.identity(), query).await {
         Ok(chunk) if chunk.total == 0 => Ok(None),
         Ok(chunk) => Ok(Some(chunk)),
-        Err(TreeError::File(_)) => Ok(None),
+        // What was removed after its time is told by its event.
+        Err(TreeError::File(_) | TreeError::FilesCleared { .. }) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }

@@ -14,7 +14,8 @@ use super::table::{Effect, Tool};
 use crate::mcp::answer::{Refusal, output_schema, result};
 use crate::mcp::args::{Arg, Args, BadArguments, Default, Kind};
 use crate::mcp::call::Call;
-use crate::mcp::words::cut;
+use crate::mcp::requests::RequestOut;
+use crate::words::cut;
 
 /// The tool.
 pub(crate) const TOOL: Tool = Tool {
@@ -98,6 +99,10 @@ struct TaskOut {
     engine: String,
     /// Labels.
     labels: Vec<String>,
+    /// Open permissions and questions of the worker; answer them with answer_task_request.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(default)]
+    requests: Vec<RequestOut>,
     /// Attempts so far.
     attempt: u32,
     /// Milliseconds since 1970.
@@ -121,6 +126,7 @@ impl From<&TaskView> for TaskOut {
             agent_id: view.caller.agent_id.clone(),
             engine: view.spec.engine.to_string(),
             labels: view.spec.labels.clone(),
+            requests: view.requests.iter().map(RequestOut::from).collect(),
             attempt: view.attempt,
             created_at: view.created_at.0,
             started_at: view.started_at.map(|at| at.0),

@@ -68,7 +68,10 @@ fn url_problem(url: &str) -> Option<&'static str> {
             host.split_once('@')
                 .is_some_and(|(user, host)| !user.is_empty() && !host.is_empty())
                 && !path.is_empty()
-                && !path.starts_with(':')
+                && !path.starts_with([':', '-'])
+                && !host
+                    .split_once('@')
+                    .is_some_and(|(_, host)| host.starts_with('-'))
         });
         return (!scp_like).then_some("is no URL");
     };
@@ -76,6 +79,13 @@ fn url_problem(url: &str) -> Option<&'static str> {
         return Some("has a scheme that is not allowed");
     }
     let authority = rest.split('/').next().unwrap_or_default();
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    if host.starts_with('-') || authority.starts_with('-') {
+        return Some("has a host or user that would be taken for an option");
+    }
+    if scheme != "file" && rest.contains(['?', '#']) {
+        return Some("contains a query, which may hold a token and would be kept in the journal");
+    }
     // A password here would be kept in the journal and shown to every reader of the task.
     let password = authority
         .rsplit_once('@')
@@ -126,6 +136,11 @@ mod tests {
             "example.org/a",
             "git@example.org:",
             "git@x::y",
+            "https://example.org/a?private_token=x",
+            "git@-oProxyCommand=id:x",
+            "git@x:-y",
+            "ssh://-oProxyCommand=id/x",
+            "ssh://git@-oProxyCommand=id/x",
             "https://a b",
         ] {
             assert!(url_problem(bad).is_some(), "{bad}");

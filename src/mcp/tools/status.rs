@@ -14,9 +14,9 @@ use super::table::{Effect, Tool};
 use crate::mcp::answer::{Refusal, output_schema, result};
 use crate::mcp::args::{Arg, Args, Default, Kind};
 use crate::mcp::call::{Call, LONGEST_WAIT_S};
+use crate::mcp::requests::RequestOut;
 use crate::mcp::shapes::{
-    ChangesOut, EventOut, RequestOut, UsageOut, duration_ms, exit_code, next_call, output,
-    pause_word, workspace_label,
+    ChangesOut, EventOut, UsageOut, duration_ms, exit_code, next_call, output, pause_word,
 };
 
 /// Events shown without a cursor, as the original.
@@ -145,6 +145,9 @@ struct StatusOut {
     /// Workdir on Chargehand's machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     directory: Option<String>,
+    /// When workdir, patch and output were removed after their retention time, milliseconds since 1970. Files cannot be read any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    files_removed_at: Option<i64>,
     /// OpenCode's session id.
     #[serde(skip_serializing_if = "Option::is_none")]
     session_id: Option<String>,
@@ -204,7 +207,10 @@ async fn status(call: &Call, args: &Args) -> Result<StatusOut, Refusal> {
     let query = decode(args)?;
     let since = query.since;
     let status = call.status(query).await?;
-    Ok(shape(&status, since, call.now()))
+    Ok(StatusOut {
+        workspace_block_id: call.memory_label(status.view.id),
+        ..shape(&status, since, call.now())
+    })
 }
 
 fn running_ms(view: &TaskView, now: WallTime) -> u64 {
@@ -259,7 +265,7 @@ fn shape(status: &TaskStatus, since: Option<EventNumber>, now: WallTime) -> Stat
         engine: view.spec.engine.to_string(),
         agent_id: view.caller.agent_id.clone(),
         labels: view.spec.labels.clone(),
-        workspace_block_id: workspace_label(view.id),
+        workspace_block_id: String::new(),
         created_at: view.created_at.0,
         started_at: view.started_at.map(|at| at.0),
         completed_at: view.ended_at.map(|at| at.0),
@@ -268,6 +274,7 @@ fn shape(status: &TaskStatus, since: Option<EventNumber>, now: WallTime) -> Stat
         running_ms: running_ms(view, now),
         timeout_ms: view.spec.timeout_ms,
         directory: view.directory.clone(),
+        files_removed_at: view.files_cleared.map(|at| at.0),
         session_id: view.session.clone(),
     }
 }

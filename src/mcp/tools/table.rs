@@ -6,9 +6,12 @@ use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
 
 use futures_util::future::BoxFuture;
-use rmcp::model::{CallToolResult, JsonObject, ToolAnnotations};
+use rmcp::model::{JsonObject, ToolAnnotations};
 
-use super::{control, execute, files, health, history, list, message, status};
+use super::{
+    answer_request, control, execute, files, health, history, list, message, rooms, status,
+};
+use crate::mcp::answer::Done;
 use crate::mcp::args::{Arg, Args, input_schema};
 use crate::mcp::call::Call;
 use crate::nearest::nearest;
@@ -20,8 +23,8 @@ pub(crate) enum Effect {
     Reads,
     /// Adds something; a repeat adds again.
     Adds,
-    /// May end work for good; a repeat changes nothing more.
-    Ends,
+    /// Settles something for good (ends work, lets the worker do what it asked for); a repeat changes nothing more.
+    Decides,
 }
 
 /// One tool.
@@ -41,19 +44,24 @@ pub(crate) struct Tool {
     /// Schema of its answer.
     pub(crate) output: fn() -> JsonObject,
     /// Runs it on checked arguments.
-    pub(crate) run: fn(Call, Args) -> BoxFuture<'static, CallToolResult>,
+    pub(crate) run: fn(Call, Args) -> BoxFuture<'static, Done>,
 }
 
 /// All of them, in the order shown.
-pub(crate) static TOOLS: [Tool; 10] = [
+pub(crate) static TOOLS: [Tool; 15] = [
     execute::TOOL,
     status::TOOL,
     message::TOOL,
     control::TOOL,
+    answer_request::TOOL,
     history::TOOL,
     files::LIST,
     files::READ,
     list::TOOL,
+    rooms::ADD,
+    rooms::REMOVE,
+    rooms::LIST,
+    rooms::ARCHIVE,
     health::PING,
     health::HEALTH,
 ];
@@ -92,7 +100,7 @@ impl Tool {
         tool.annotations = Some(match self.effect {
             Effect::Reads => hints.read_only(true).destructive(false).idempotent(true),
             Effect::Adds => hints.read_only(false).destructive(false).idempotent(false),
-            Effect::Ends => hints.read_only(false).destructive(true).idempotent(true),
+            Effect::Decides => hints.read_only(false).destructive(true).idempotent(true),
         });
         tool
     }

@@ -97,7 +97,7 @@ fn every_required_field_is_a_property() {
 }
 
 #[test]
-fn ten_tools_of_different_names() {
+fn fifteen_tools_of_different_names() {
     let mut names: Vec<&str> = TOOLS.iter().map(|tool| tool.name).collect();
     assert_eq!(
         names,
@@ -106,17 +106,22 @@ fn ten_tools_of_different_names() {
             "get_task_status",
             "send_task_message",
             "send_task_control",
+            "answer_task_request",
             "get_task_history",
             "get_task_files",
             "read_task_file",
             "list_tasks",
+            "add_task_observer",
+            "remove_task_observer",
+            "list_task_observers",
+            "archive_task_conversation",
             "ping",
             "health",
         ]
     );
     names.sort_unstable();
     names.dedup();
-    assert_eq!(names.len(), 10);
+    assert_eq!(names.len(), 15);
 }
 
 #[test]

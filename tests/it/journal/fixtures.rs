@@ -3,12 +3,13 @@
 //! A new kind of event is added to `events_v1.json` once, by hand; what stands there is never changed.
 
 use chargehand_actors::command::{
-    Answer, ControlSignal, MessageType, ModelRef, Priority, Source, TaskSpec,
+    Answer, ControlSignal, MessageType, ModelRef, Notify, Origin, PermissionAction, PermissionRule,
+    Priority, Source, TaskSpec,
 };
 use chargehand_actors::event::{
     AbortReason, Changes, Event, Failure, FailureKind, FileChange, FileMark, LeftOut, Outcome,
     PauseKind, Phase, Prompt, PromptKind, Question, Request, RequestEnd, RequestKind, SessionRef,
-    TaskResult, Todo, ToolRun, Usage,
+    TaskResult, Todo, ToolRun, Usage, Watchdog,
 };
 use chargehand_actors::id::{AttemptId, EngineName, EventNumber, RequestId, WallTime, WorkerId};
 use chargehand_actors::ports::JournalStore;
@@ -97,6 +98,10 @@ fn full_spec() -> TaskSpec {
         labels: vec![s("nightly")],
         observers: vec![s("@me:example.org")],
         attended: true,
+        permissions: Vec::new(),
+        max_steps: None,
+        notify: Notify::default(),
+        conversation: None,
     }
 }
 
@@ -113,6 +118,7 @@ fn permission() -> Request {
     request(RequestKind::Permission {
         permission: s("bash"),
         patterns: vec![s("rm *")],
+        always: Vec::new(),
     })
 }
 
@@ -148,6 +154,7 @@ fn lifecycle_until_running() -> Vec<Event> {
             caller: caller("planner", "agent-1"),
             idempotency_key: Some(s("k")),
             fingerprint: s("f"),
+            from: Origin::default(),
         },
         Event::AttemptStarted {
             attempt: 1,
@@ -181,6 +188,7 @@ fn lifecycle_until_running() -> Vec<Event> {
             text: s("in blue"),
             metadata,
             by: s("planner/agent-1"),
+            from: Origin::default(),
         },
         Event::MessageTakenUp {
             message_id: s("m1"),
@@ -193,6 +201,7 @@ fn lifecycle_until_running() -> Vec<Event> {
             signal: ControlSignal::Pause,
             reason: Some(s("lunch")),
             by: s("me"),
+            from: Origin::default(),
         },
         Event::TaskPaused {
             pause: PauseKind::Frozen,
@@ -221,6 +230,7 @@ fn lifecycle_to_the_end() -> Vec<Event> {
             request: RequestId(s("per_1")),
             answer: Answer::Allow { always: true },
             by: s("default"),
+            from: Origin::default(),
         },
         Event::RequestClosed {
             request: RequestId(s("per_1")),
@@ -266,6 +276,7 @@ fn lifecycle_to_the_end() -> Vec<Event> {
         Event::TaskCancelled {
             reason: Some(s("enough")),
             by: s("me"),
+            from: Origin::default(),
             running_ms: 0,
         },
         Event::AttemptRemoved { attempt: 1 },
@@ -274,6 +285,32 @@ fn lifecycle_to_the_end() -> Vec<Event> {
             reason: s("engine down"),
         },
         Event::LateArrival { what: s("success") },
+        Event::TaskAccepted {
+            spec: Box::new(TaskSpec {
+                permissions: vec![PermissionRule {
+                    permission: s("bash"),
+                    pattern: s("git push*"),
+                    action: PermissionAction::Ask,
+                }],
+                max_steps: Some(40),
+                notify: Notify::default(),
+                conversation: None,
+                ..full_spec()
+            }),
+            caller: caller("planner", "agent-1"),
+            idempotency_key: None,
+            fingerprint: s("f"),
+            from: Origin(s("mcp 10.0.0.7")),
+        },
+        Event::FilesCleared,
+        Event::WatchdogWarned {
+            watchdog: Watchdog::Silence,
+            message: s("silent for 2 minutes"),
+        },
+        Event::ChangesWanted { again: 1 },
+        Event::AttendanceChanged {
+            people: vec![s("@anna:example.org")],
+        },
     ]
 }
 
@@ -344,6 +381,7 @@ fn full_view() -> TaskView {
             asked_at: WallTime(6),
             expires_at: WallTime(7),
             default: deny(),
+            answered_by: None,
         }],
         pause: Some(PauseKind::Held),
         directory: Some(s("/w")),
@@ -379,17 +417,21 @@ fn kinds(event: &Event) -> usize {
         | Event::RequestOpened { .. }
         | Event::AnswerWanted { .. }
         | Event::RequestClosed { .. }
+        | Event::AttendanceChanged { .. }
         | Event::AbortWanted { .. }
         | Event::AbortSeen
         | Event::WorkerChanged { .. }
         | Event::ResumeWanted { .. }
         | Event::RunEnded { .. }
+        | Event::ChangesWanted { .. }
         | Event::TaskCompleted { .. }
         | Event::TaskFailed { .. }
         | Event::TaskTimedOut { .. }
         | Event::TaskCancelled { .. }
         | Event::AttemptRemoved { .. }
         | Event::AttemptRemovalDelayed { .. }
+        | Event::FilesCleared
+        | Event::WatchdogWarned { .. }
         | Event::LateArrival { .. }
         | Event::ToolsFinished { .. }
         | Event::StepFinished { .. }
@@ -398,7 +440,7 @@ fn kinds(event: &Event) -> usize {
         | Event::ProviderRetry { .. }
         | Event::ActivityChanged { .. }
         | Event::Remark { .. }
-        | Event::EngineReconciled { .. } => 38,
+        | Event::EngineReconciled { .. } => 42,
     }
 }
 

@@ -2,8 +2,10 @@
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 mod crash;
-mod faults;
+pub(crate) mod faults;
 mod fixtures;
+mod full_disk;
 mod paging;
+mod retention;
 mod store;
 pub(crate) mod support;

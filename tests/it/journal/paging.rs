@@ -34,11 +34,13 @@ fn filter() -> impl Strategy<Value = ListFilter> {
     let identity = prop_oneof![
         Just(None),
         Just(Some(Identity::Operator {
-            name: "o".to_owned()
+            name: "o".to_owned(),
+            from: Default::default(),
         })),
         proptest::option::of(Just("a".to_owned())).prop_map(|agent_id| Some(Identity::Caller {
             token: "t1".to_owned(),
             agent_id,
+            from: Default::default(),
         })),
     ];
     let word =

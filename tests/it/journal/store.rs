@@ -255,6 +255,7 @@ async fn lists_show_each_caller_its_own_and_filter_by_everything() {
         Some(Identity::Caller {
             token: "t1".to_owned(),
             agent_id: agent.map(str::to_owned),
+            from: Default::default(),
         })
     };
     let all = || ListFilter {
@@ -266,7 +267,7 @@ async fn lists_show_each_caller_its_own_and_filter_by_everything() {
     #[rustfmt::skip]
     let cases: Vec<(ListFilter, &[u128])> = vec![
         (all(), &[4, 3, 2, 1]),
-        (ListFilter { identity: Some(Identity::Operator { name: "me".to_owned() }), ..all() }, &[4, 3, 2, 1]),
+        (ListFilter { identity: Some(Identity::inside("me")), ..all() }, &[4, 3, 2, 1]),
         (ListFilter { identity: token(None), ..all() }, &[4, 2, 1]),
         (ListFilter { identity: token(Some("a")), ..all() }, &[4, 1]),
         (ListFilter { identity: token(Some("a")), agent_id: word("b"), ..all() }, &[]),

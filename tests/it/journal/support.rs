@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use chargehand::adapters::journal::{JournalSettings, SqliteJournal};
-use chargehand_actors::command::{Caller, TaskSpec};
+use chargehand_actors::command::{Caller, Notify, TaskSpec};
 use chargehand_actors::event::{CommittedEvent, Event, Phase, Usage};
 use chargehand_actors::id::{BatchId, EngineName, EventNumber, TaskId, WallTime};
 use chargehand_actors::ports::{Batch, JournalError, JournalStore};
@@ -42,6 +42,10 @@ pub(crate) fn spec(labels: &[&str]) -> TaskSpec {
         labels: labels.iter().map(|l| (*l).to_owned()).collect(),
         observers: Vec::new(),
         attended: false,
+        permissions: Vec::new(),
+        max_steps: None,
+        notify: Notify::default(),
+        conversation: None,
     }
 }
 
@@ -71,6 +75,7 @@ pub(crate) fn view(id: TaskId, phase: Phase, created_at: i64) -> TaskView {
         messages_waiting: 0,
         result: None,
         failure: None,
+        files_cleared: None,
         last_event: EventNumber::ZERO,
         events_total: 0,
     }
@@ -82,6 +87,7 @@ pub(crate) fn accepted(view: &TaskView, key: Option<&str>) -> Event {
         caller: view.caller.clone(),
         idempotency_key: key.map(str::to_owned),
         fingerprint: "f1".to_owned(),
+        from: Default::default(),
     }
 }
 

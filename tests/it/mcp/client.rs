@@ -181,6 +181,41 @@ impl Client {
         let status = self.ok("get_task_status", json!({"task_id": task})).await;
         panic!("{task} is not {phase}: {status:#}");
     }
+
+    /// A wait for the task, of a client with a session: its answer is a stream that has begun, so the session is busy from
+    /// now on, until the task's phase changes.
+    pub(crate) async fn waiting_for(&self, task: &str) -> Response {
+        assert!(
+            self.session.is_some(),
+            "only a session's answer begins early"
+        );
+        let wait =
+            json!({"name": "get_task_status", "arguments": {"task_id": task, "wait_seconds": 45}});
+        let response = self.request("tools/call", wait).send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        response
+    }
+
+    /// Ends a task, and so the waits for it.
+    pub(crate) async fn cancel(&self, task: &str) {
+        let cancel = json!({"task_id": task, "control": "cancel"});
+        self.ok("send_task_control", cancel).await;
+    }
+
+    /// The history with the task's artifacts, once this one is among them: the worker's output is written to its file on
+    /// the side, and may be there a moment after the task has ended.
+    pub(crate) async fn artifacts_with(&self, task: &str, name: &str) -> Value {
+        let arguments = json!({"task_id": task, "include_artifacts": true, "events_limit": 0});
+        for _ in 0..500 {
+            let history = self.ok("get_task_history", arguments.clone()).await;
+            let mut artifacts = history["artifacts"].as_array().unwrap().iter();
+            if artifacts.any(|artifact| artifact["name"] == name) {
+                return history;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        panic!("{task} never had an artifact {name}");
+    }
 }
 
 impl Answer {

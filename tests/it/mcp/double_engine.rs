@@ -1,13 +1,14 @@
 //! An engine without OpenCode: what a session does stands in the text of its prompts.
 //!
-//! `HANG` keeps it busy, `FAIL` ends it with a model error, everything else ends it at once with an answer.
+//! `HANG` keeps it busy, `ASK` asks for a permission and ends when it is answered, `FAIL` ends it with a model error,
+//! everything else ends it at once with an answer.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use chargehand_actors::command::Answer;
-use chargehand_actors::event::{Request, SessionRef, Usage};
-use chargehand_actors::id::{AttemptId, EngineName, WorkerId};
+use chargehand_actors::event::{Request, RequestKind, SessionRef, Usage};
+use chargehand_actors::id::{AttemptId, EngineName, RequestId, WorkerId};
 use chargehand_actors::ports::{
     Activity, AnswerOutcome, Engine, EngineError, EngineHealth, EngineReady, EngineSignal,
     LastMessage, OpenSession, OwnedAttempt, PauseAbility, PortFuture, PromptState, SendPrompt,
@@ -18,6 +19,7 @@ use chargehand_actors::ports::{
 enum Doing {
     Nothing,
     Hanging,
+    Asking,
     Done,
     Failed,
     Aborted,
@@ -79,13 +81,13 @@ impl DoubleEngine {
         SessionReport {
             worker: WorkerId("double-1".to_owned()),
             activity: match session.doing {
-                Doing::Hanging => Activity::Busy,
+                Doing::Hanging | Doing::Asking => Activity::Busy,
                 Doing::Nothing | Doing::Done | Doing::Failed | Doing::Aborted => Activity::Idle,
             },
             prompts,
             last: match session.doing {
                 Doing::Nothing => LastMessage::None,
-                Doing::Hanging => LastMessage::Assistant {
+                Doing::Hanging | Doing::Asking => LastMessage::Assistant {
                     completed: false,
                     finish: None,
                     error: None,
@@ -95,7 +97,10 @@ impl DoubleEngine {
                 Doing::Failed => ended(Some(("ProviderAuthError", "the key is not valid"))),
                 Doing::Aborted => ended(Some(("MessageAbortedError", "aborted"))),
             },
-            requests: Vec::new(),
+            requests: (session.doing == Doing::Asking)
+                .then(|| permission(&session.place))
+                .into_iter()
+                .collect(),
             usage: Usage {
                 input: 100,
                 output: 20,
@@ -107,8 +112,23 @@ impl DoubleEngine {
             text: "The answer is forty-two.".to_owned(),
             text_cut: false,
             running_tools: Vec::new(),
+            newest_at: None,
             todos: Vec::new(),
         }
+    }
+}
+
+/// What a worker with `ASK` in its prompt asks.
+fn permission(place: &SessionRef) -> Request {
+    Request {
+        id: RequestId(format!("per_{}", place.id)),
+        session: place.id.clone(),
+        text: "bash: git push".to_owned(),
+        kind: RequestKind::Permission {
+            permission: "bash".to_owned(),
+            patterns: vec!["git push".to_owned()],
+            always: vec!["git push *".to_owned()],
+        },
     }
 }
 
@@ -130,6 +150,7 @@ impl Engine for Port {
                 version: "1.18.33".to_owned(),
                 worker: WorkerId("double-1".to_owned()),
                 note: None,
+                blocked: None,
             })
         })
     }
@@ -194,6 +215,8 @@ impl Engine for Port {
             let id = request.session.id.clone();
             let doing = if request.prompt.text.contains("HANG") {
                 Doing::Hanging
+            } else if request.prompt.text.contains("ASK") {
+                Doing::Asking
             } else if request.prompt.text.contains("FAIL") {
                 Doing::Failed
             } else {
@@ -216,8 +239,15 @@ impl Engine for Port {
                     reasoning: false,
                 },
             );
-            if doing != Doing::Hanging {
-                self.0.tell(&id, Signal::Idle);
+            match doing {
+                Doing::Hanging => {}
+                Doing::Asking => {
+                    let place = request.session.clone();
+                    self.0.tell(&id, Signal::RequestAsked(permission(&place)));
+                }
+                Doing::Nothing | Doing::Done | Doing::Failed | Doing::Aborted => {
+                    self.0.tell(&id, Signal::Idle);
+                }
             }
             Ok(())
         })
@@ -238,7 +268,7 @@ impl Engine for Port {
     fn abort(&self, session: SessionRef) -> PortFuture<'_, Result<(), EngineError>> {
         Box::pin(async move {
             if let Some(session) = self.0.sessions.lock().unwrap().get_mut(&session.id)
-                && session.doing == Doing::Hanging
+                && matches!(session.doing, Doing::Hanging | Doing::Asking)
             {
                 session.doing = Doing::Aborted;
             }
@@ -253,11 +283,21 @@ impl Engine for Port {
 
     fn answer(
         &self,
-        _: SessionRef,
+        session: SessionRef,
         _: Request,
         _: Answer,
     ) -> PortFuture<'_, Result<AnswerOutcome, EngineError>> {
-        Box::pin(async { Ok(AnswerOutcome::Gone) })
+        Box::pin(async move {
+            {
+                let mut sessions = self.0.sessions.lock().unwrap();
+                match sessions.get_mut(&session.id) {
+                    Some(asks) if asks.doing == Doing::Asking => asks.doing = Doing::Done,
+                    _ => return Ok(AnswerOutcome::Gone),
+                }
+            }
+            self.0.tell(&session.id, Signal::Idle);
+            Ok(AnswerOutcome::Given)
+        })
     }
 
     fn remove(

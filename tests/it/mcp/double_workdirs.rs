@@ -204,4 +204,11 @@ impl OutputStore for DoubleOutput {
             Ok(slice(text, offset, limit))
         })
     }
+
+    fn remove(&self, task: TaskId) -> PortFuture<'_, Result<(), OutputError>> {
+        Box::pin(async move {
+            self.0.lock().unwrap().remove(&task);
+            Ok(())
+        })
+    }
 }

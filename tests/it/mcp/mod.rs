@@ -6,13 +6,22 @@
     reason = "a test says what is wrong by failing"
 )]
 
+mod agents;
 mod arguments;
-mod client;
-mod double_engine;
-mod double_workdirs;
+mod audit;
+pub(crate) mod client;
+mod defects;
+pub(crate) mod double_engine;
+pub(crate) mod double_workdirs;
+mod limits;
+mod logs;
+mod metrics;
 mod official;
 mod operator;
-mod server;
+mod reload;
+mod requests;
+pub(crate) mod server;
+mod sources;
 mod tools;
 mod transport;
 mod wrong_calls;

@@ -1,4 +1,4 @@
-//! The official clients drive all ten tools: TypeScript (both lines), Python, and the Inspector's command line.
+//! The official clients drive all eleven tools: TypeScript (both lines), Python, and the Inspector's command line.
 //!
 //! `tests/run` installs them and names them in the environment; without them the tests are skipped, unless
 //! `CHARGEHAND_REQUIRE_LIVE=1` says that nothing may be.
@@ -141,7 +141,7 @@ async fn the_inspector_calls_all_tools() {
         url: server.url.clone(),
     };
     let listed = inspector.run(&["--method", "tools/list", "--strict"]).await;
-    assert_eq!(listed["tools"].as_array().unwrap().len(), 10);
+    assert_eq!(listed["tools"].as_array().unwrap().len(), 15);
     for tool in ["ping", "health"] {
         inspector.call(tool, &[]).await;
     }
@@ -179,5 +179,23 @@ async fn the_inspector_calls_all_tools() {
         .call("send_task_control", &[&task, "control=cancel"])
         .await;
     assert_eq!(control["status"], "cancelled");
+    let asking = inspector
+        .call(
+            "opencode_execute_task",
+            &[
+                "agent_id=inspector",
+                "task_description=ASK first.",
+                "attended=true",
+            ],
+        )
+        .await;
+    let id = asking["task_id"].as_str().unwrap();
+    let status = server.client().await.until(id, "input_required").await;
+    let request = status["requests"][0]["request_id"].as_str().unwrap();
+    let (task, request) = (format!("task_id={id}"), format!("request_id={request}"));
+    let answered = inspector
+        .call("answer_task_request", &[&task, &request, "answer=allow"])
+        .await;
+    assert_eq!(answered["answer"], "allow");
     server.stop().await;
 }

@@ -6,6 +6,7 @@ use chargehand_actors::fakes::{Fate, World};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
+use super::client::Client;
 use super::server::Server;
 
 async fn get(server: &Server, path: &str) -> (StatusCode, Value) {
@@ -151,4 +152,43 @@ async fn the_board_is_shown_while_the_journal_hangs() {
     );
     world.trouble.clear();
     server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_connects_while_it_stops_is_told_so() {
+    let world = World::new(1);
+    // A pause whose engine does not answer keeps the stop waiting.
+    world.trouble.next("engine.abort", Fate::HangBefore);
+    let server = Server::on_fakes(&world).await;
+    let client = server.client().await;
+    let task = client.task_in("work 600000", "running").await;
+    let pause = client.request(
+        "tools/call",
+        json!({"name": "send_task_control", "arguments": {"task_id": task, "control": "pause"}}),
+    );
+    let pausing = tokio::spawn(async move { pause.send().await });
+    let received = async || {
+        let history = client
+            .ok("get_task_history", json!({"task_id": task}))
+            .await;
+        history.to_string().contains("abort_wanted")
+    };
+    while !received().await {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    server.ask_to_stop();
+    let late = Client::stateless(&server.url);
+    let mut told = Value::Null;
+    for _ in 0..50 {
+        let arguments = json!({"agent_id": "a", "task_description": "work 10"});
+        let answer = late.call("opencode_execute_task", arguments).await;
+        told = answer.body;
+        if answer.refused {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(told["code"], "UNAVAILABLE", "{told}");
+    server.ended().await.unwrap();
+    drop(pausing);
 }

@@ -1,12 +1,14 @@
 //! A whole server on a port of its own.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use chargehand::adapters::journal::{JournalSettings, SqliteJournal};
 use chargehand::adapters::outward::{NoMemory, NoNotices, NoRooms};
-use chargehand::adapters::system::{SystemClock, SystemIds};
+use chargehand::adapters::system::{DiskSpace, SystemClock, SystemIds};
+use chargehand::adapters::workdir::{LocalWorkdirs, WorkdirLimits, WorkdirSettings};
 use chargehand::config::{Secret, Settings, TokenRole, TokenSettings};
-use chargehand::{Adapters, RunError, run};
+use chargehand::{Adapters, RunError, Tokens, run_with};
 use chargehand_actors::fakes::World;
 use chargehand_actors::id::InstanceId;
 use chargehand_actors::tree::Ports;
@@ -23,6 +25,7 @@ use super::double_workdirs::{DoubleOutput, DoubleWorkdirs};
 pub(crate) struct Server {
     pub(crate) url: String,
     pub(crate) engine: Arc<DoubleEngine>,
+    pub(crate) tokens: Tokens,
     stop: CancellationToken,
     running: JoinHandle<Result<(), RunError>>,
     _directory: TempDir,
@@ -33,7 +36,10 @@ pub(crate) fn token(name: &str, token: &str, role: TokenRole) -> TokenSettings {
     TokenSettings {
         name: name.to_owned(),
         token: Secret::new(token.to_owned()),
+        file: None,
         role,
+        agents: Vec::new(),
+        limits: Default::default(),
     }
 }
 
@@ -59,6 +65,7 @@ impl Server {
             journal: Arc::new(journal),
             output: Arc::new(DoubleOutput::default()),
             workdirs: Arc::new(DoubleWorkdirs),
+            space: Arc::new(DiskSpace::new(Vec::new(), 0)),
             engines: vec![Arc::new(Port(engine.clone()))],
             memory: Arc::new(NoMemory),
             rooms: Arc::new(NoRooms),
@@ -71,11 +78,47 @@ impl Server {
         server
     }
 
-    /// A server on the fakes of the tree, which can be told to hang.
+    /// A server on the fakes of the tree, which can be told to hang, and whose worker can ask.
     pub(crate) async fn on_fakes(world: &World) -> Self {
+        Self::on_fakes_with(world, |_| {}).await
+    }
+
+    /// The same with other settings than the default.
+    pub(crate) async fn on_fakes_with(world: &World, change: impl FnOnce(&mut Settings)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let engine = Arc::new(DoubleEngine::default());
-        let server = Self::on(world.ports(), Settings::default(), engine, directory).await;
+        let mut settings = Settings::default();
+        change(&mut settings);
+        let server = Self::on(world.ports(), settings, engine, directory).await;
+        server.ready().await;
+        server
+    }
+
+    /// A server whose workdirs lie on a real disk, in the given directory, with this git or the one in `PATH`.
+    pub(crate) async fn on_disk(place: &Path, git: Option<PathBuf>) -> Self {
+        let world = World::new(1);
+        let engine = Arc::new(DoubleEngine::default());
+        let clock = Arc::new(SystemClock);
+        let directory = tempfile::tempdir().unwrap();
+        let journal = JournalSettings {
+            path: directory.path().join("journal.sqlite"),
+            reserve_bytes: 0,
+        };
+        let ports = Ports {
+            clock: clock.clone(),
+            ids: Arc::new(SystemIds::with_clock(clock)),
+            journal: Arc::new(SqliteJournal::open(journal).await.unwrap()),
+            workdirs: Arc::new(LocalWorkdirs::new(WorkdirSettings {
+                instance: InstanceId("edge-test".to_owned()),
+                root: place.join("workdirs"),
+                store: place.join("store"),
+                git,
+                limits: WorkdirLimits::default(),
+            })),
+            engines: vec![Arc::new(Port(engine.clone()))],
+            ..world.ports()
+        };
+        let server = Self::on(ports, Settings::default(), engine, directory).await;
         server.ready().await;
         server
     }
@@ -94,12 +137,18 @@ impl Server {
             ports,
         };
         let asked = stop.clone();
-        let running = tokio::spawn(async move {
-            run(settings, adapters, listener, asked.cancelled_owned()).await
-        });
+        let tokens = Tokens::new(&settings.auth);
+        let running = tokio::spawn(run_with(
+            settings,
+            tokens.clone(),
+            adapters,
+            listener,
+            asked.cancelled_owned(),
+        ));
         Self {
             url,
             engine,
+            tokens,
             stop,
             running,
             _directory: directory,
@@ -117,6 +166,11 @@ impl Server {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
         panic!("the server was not ready within 20 s");
+    }
+
+    /// A client without session that sends this token.
+    pub(crate) fn as_token(&self, token: &str) -> Client {
+        Client::stateless(&self.url).header("Authorization", format!("Bearer {token}"))
     }
 
     /// A client with a session, as older protocol versions have it.

@@ -1,4 +1,4 @@
-//! What the ten tools do.
+//! What the eleven tools do.
 
 use serde_json::{Value, json};
 
@@ -165,12 +165,7 @@ async fn history_pages_events_and_artifacts() {
     assert!(paged.len() as u64 >= total);
     assert_eq!(paged.first(), all["events"].as_array().unwrap().first());
 
-    let full = client
-        .ok(
-            "get_task_history",
-            json!({"task_id": task, "include_artifacts": true, "events_limit": 0}),
-        )
-        .await;
+    let full = client.artifacts_with(&task, "worker_output").await;
     insta::assert_json_snapshot!("artifacts", redacted(full["artifacts"].clone()));
     let piece = client
         .ok(
@@ -454,5 +449,25 @@ async fn pages_of_tasks_join() {
         )
         .await;
     assert_eq!(all["count"], 5);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lower_limit_of_the_server_gives_a_file_in_pieces() {
+    let server = Server::with(|settings| settings.tasks.max_read_bytes = 4).await;
+    let client = server.client().await;
+    let done = client
+        .ok(
+            "opencode_execute_task",
+            json!({"agent_id": "a", "task_description": "Do.", "sync": true}),
+        )
+        .await;
+    let asked = json!({"task_id": done["task_id"], "file_path": "hello.txt", "limit": 1_000});
+    let read = client.ok("read_task_file", asked).await;
+    assert_eq!(
+        (&read["length"], &read["next_offset"]),
+        (&json!(4), &json!(4)),
+        "{read}"
+    );
     server.stop().await;
 }

@@ -17,6 +17,8 @@ pub(crate) fn wrong_calls() -> Vec<WrongCall> {
     all.extend(sources());
     all.extend(reading());
     all.extend(steering());
+    all.extend(policies());
+    all.extend(answers());
     all
 }
 
@@ -421,5 +423,114 @@ fn steering() -> Vec<WrongCall> {
             "reason",
             "2001",
         ),
+    ]
+}
+
+fn policies() -> Vec<WrongCall> {
+    let rules = |rules: Value| execute("permissions", rules);
+    let steps = |steps: Value| execute("max_steps", steps);
+    let many = json!({"deny": vec!["bash"; 101]});
+    vec![
+        (
+            EXECUTE,
+            execute("attended", json!("perhaps")),
+            "attended",
+            "true or false",
+        ),
+        (
+            EXECUTE,
+            rules(json!("bash")),
+            "permissions",
+            "allow, ask, deny",
+        ),
+        (EXECUTE, rules(json!(["bash"])), "permissions", "is a list"),
+        (
+            EXECUTE,
+            rules(json!({"forbid": ["bash"]})),
+            "permissions.forbid",
+            "only allow, ask, deny",
+        ),
+        (
+            EXECUTE,
+            rules(json!({"allow": [7, ""]})),
+            "permissions.allow",
+            "entry 1",
+        ),
+        (
+            EXECUTE,
+            rules(json!({"allow": ["bash:"]})),
+            "permissions.allow",
+            "bash:git push*",
+        ),
+        (
+            EXECUTE,
+            rules(json!({"ask": ["rm -rf"]})),
+            "permissions.ask",
+            "entry 0 is no rule",
+        ),
+        (EXECUTE, rules(many), "permissions.deny", "101 entries"),
+        (EXECUTE, steps(json!(0)), "max_steps", "from 1 to 100000"),
+        (EXECUTE, steps(json!("few")), "max_steps", "\"few\""),
+    ]
+}
+
+fn answers() -> Vec<WrongCall> {
+    let tool = "answer_task_request";
+    let answer = |answer: &str| json!({"task_id": TASK, "request_id": "per_1", "answer": answer});
+    let chosen = |choices: Value| with(&answer("choices"), "choices", choices);
+    vec![
+        (
+            tool,
+            json!({"task_id": TASK, "answer": "allow"}),
+            "request_id",
+            "is missing",
+        ),
+        (
+            tool,
+            json!({"task_id": TASK, "request_id": "per_1"}),
+            "answer",
+            "allow, allow_always, deny, choices",
+        ),
+        (tool, answer("yes"), "answer", "one of allow"),
+        (tool, answer("denny"), "answer", "did you mean \"deny\""),
+        (
+            tool,
+            with(&answer("allow"), "request_id", json!("")),
+            "request_id",
+            "1 to 200",
+        ),
+        (
+            tool,
+            with(&answer("allow"), "message", json!("go on")),
+            "message",
+            "only with deny",
+        ),
+        (
+            tool,
+            with(&answer("deny"), "message", json!("x".repeat(2_001))),
+            "message",
+            "2001",
+        ),
+        (
+            tool,
+            with(&answer("deny"), "choices", json!([["a"]])),
+            "choices",
+            "only with answer=choices",
+        ),
+        (tool, answer("choices"), "choices", "is missing"),
+        (
+            tool,
+            chosen(json!({"a": 1})),
+            "choices",
+            "a list of texts for each",
+        ),
+        (
+            tool,
+            chosen(json!([["a"], [7, {}]])),
+            "choices",
+            "list 1 entry 1",
+        ),
+        (tool, chosen(json!(vec![["a"]; 21])), "choices", "21 lists"),
+        (tool, chosen(json!([[""]])), "choices", "list 0 entry 0"),
     ]
 }

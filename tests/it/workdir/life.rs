@@ -115,7 +115,7 @@ async fn a_finished_preparation_is_found_again_and_a_half_made_one_made_anew() {
         names
     };
     assert_eq!(names("store"), ["1"]);
-    assert_eq!(names("workdirs"), ["1", "11.making-x"]);
+    assert_eq!(names("workdirs"), ["1", "11.making-x", "instance"]);
 }
 
 #[tokio::test]
@@ -204,8 +204,23 @@ async fn a_deleted_moved_or_linked_repository_of_the_workdir_changes_nothing() {
     write(&work, "a", "2\n");
     let expected = disk.collect().await;
     assert_eq!(changed(&expected), [("a".to_owned(), FileMark::Modified)]);
-    std::fs::remove_dir_all(work.join(".git")).unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    std::fs::rename(work.join(".git"), elsewhere.path().join("moved")).unwrap();
     assert_eq!(disk.collect().await, expected);
+    let inside = work.join("old.git");
+    let copied = std::process::Command::new("cp")
+        .arg("-r")
+        .args([elsewhere.path().join("moved"), inside.clone()])
+        .status()
+        .unwrap();
+    assert!(copied.success());
+    // Its files are files of the worker now, the history of the workdir is ours.
+    let with_it = changed(&disk.collect().await);
+    assert!(
+        with_it.contains(&("a".to_owned(), FileMark::Modified)),
+        "{with_it:?}"
+    );
+    std::fs::remove_dir_all(inside).unwrap();
     std::os::unix::fs::symlink("/etc", work.join(".git")).unwrap();
     assert_eq!(disk.collect().await, expected);
     std::fs::remove_file(work.join(".git")).unwrap();

@@ -6,4 +6,4 @@ mod hostile;
 mod life;
 mod marks;
 mod sources;
-mod support;
+pub(crate) mod support;

@@ -13,56 +13,57 @@ use chargehand_actors::ports::{FileList, Workdirs as _};
 use uuid::Uuid;
 
 /// The task of every test.
-pub(super) const TASK: TaskId =
+pub(crate) const TASK: TaskId =
     TaskId::new(Uuid::from_u128(0x1234_5678_9abc_4def_8000_0000_0000_0001));
 /// Its first attempt.
-pub(super) const ATTEMPT: AttemptId = AttemptId {
+pub(crate) const ATTEMPT: AttemptId = AttemptId {
     task: TASK,
     number: 1,
 };
 
 /// Workdirs in a directory of their own.
-pub(super) struct Disk {
-    pub(super) dir: tempfile::TempDir,
-    pub(super) workdirs: LocalWorkdirs,
+pub(crate) struct Disk {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) workdirs: LocalWorkdirs,
 }
 
 impl Disk {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(WorkdirLimits::default(), None)
     }
 
-    pub(super) fn with(limits: WorkdirLimits, git: Option<PathBuf>) -> Self {
+    pub(crate) fn with(limits: WorkdirLimits, git: Option<PathBuf>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let workdirs = LocalWorkdirs::new(WorkdirSettings {
             root: dir.path().join("workdirs"),
             store: dir.path().join("store"),
             git,
+            instance: chargehand_actors::id::InstanceId("test".to_owned()),
             limits,
         });
         Self { dir, workdirs }
     }
 
     /// Prepares the attempt; its workdir.
-    pub(super) async fn prepare(&self, source: Source) -> PathBuf {
+    pub(crate) async fn prepare(&self, source: Source) -> PathBuf {
         let prepared = self.workdirs.prepare(ATTEMPT, source).await.unwrap();
         assert_eq!(prepared.note, None);
         PathBuf::from(prepared.directory)
     }
 
     /// Prepares the attempt with a copy of what `fill` puts into a directory.
-    pub(super) async fn prepare_with(&self, fill: impl FnOnce(&Path)) -> PathBuf {
+    pub(crate) async fn prepare_with(&self, fill: impl FnOnce(&Path)) -> PathBuf {
         let source = self.dir.path().join("source");
         std::fs::create_dir(&source).unwrap();
         fill(&source);
         self.prepare(directory(&source)).await
     }
 
-    pub(super) async fn collect(&self) -> Changes {
+    pub(crate) async fn collect(&self) -> Changes {
         self.workdirs.collect(ATTEMPT).await.unwrap()
     }
 
-    pub(super) async fn list(&self) -> FileList {
+    pub(crate) async fn list(&self) -> FileList {
         self.workdirs
             .list(TASK, String::new(), 0, 10_000)
             .await
@@ -70,18 +71,18 @@ impl Disk {
     }
 
     /// Our bare repository.
-    pub(super) fn repository(&self) -> PathBuf {
+    pub(crate) fn repository(&self) -> PathBuf {
         self.workdirs.repository(ATTEMPT)
     }
 }
 
-pub(super) fn directory(path: &Path) -> Source {
+pub(crate) fn directory(path: &Path) -> Source {
     Source::Directory {
         path: path.to_str().unwrap().to_owned(),
     }
 }
 
-pub(super) fn repository(path: &Path, reference: Option<&str>) -> Source {
+pub(crate) fn repository(path: &Path, reference: Option<&str>) -> Source {
     Source::Repository {
         url: format!("file://{}", path.to_str().unwrap()),
         reference: reference.map(str::to_owned),
@@ -89,13 +90,13 @@ pub(super) fn repository(path: &Path, reference: Option<&str>) -> Source {
 }
 
 /// Runs git as a user with an empty configuration; what it printed.
-pub(super) fn git(dir: &Path, arguments: &[&str]) -> String {
+pub(crate) fn git(dir: &Path, arguments: &[&str]) -> String {
     let (success, text) = try_git(dir, arguments);
     assert!(success, "git {arguments:?}: {text}");
     text
 }
 
-pub(super) fn try_git(dir: &Path, arguments: &[&str]) -> (bool, String) {
+pub(crate) fn try_git(dir: &Path, arguments: &[&str]) -> (bool, String) {
     let out = Command::new("git")
         .current_dir(dir)
         .env_clear()
@@ -126,7 +127,7 @@ pub(super) fn try_git(dir: &Path, arguments: &[&str]) -> (bool, String) {
 }
 
 /// A repository with one commit of `files`.
-pub(super) fn upstream(at: &Path, files: &[(&str, &str)]) {
+pub(crate) fn upstream(at: &Path, files: &[(&str, &str)]) {
     std::fs::create_dir_all(at).unwrap();
     git(at, &["init", "-q", "-b", "main"]);
     for (path, text) in files {
@@ -137,14 +138,14 @@ pub(super) fn upstream(at: &Path, files: &[(&str, &str)]) {
 }
 
 /// Writes a file, and the directories above it.
-pub(super) fn write(dir: &Path, path: impl AsRef<[u8]>, content: impl AsRef<[u8]>) {
+pub(crate) fn write(dir: &Path, path: impl AsRef<[u8]>, content: impl AsRef<[u8]>) {
     let path = dir.join(OsStr::from_bytes(path.as_ref()));
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(path, content).unwrap();
 }
 
 /// Path and mark of every listed file that has one.
-pub(super) fn marks(list: &FileList) -> Vec<(String, FileMark)> {
+pub(crate) fn marks(list: &FileList) -> Vec<(String, FileMark)> {
     list.files
         .iter()
         .filter_map(|file| Some((file.path.clone(), file.mark?)))
@@ -152,7 +153,7 @@ pub(super) fn marks(list: &FileList) -> Vec<(String, FileMark)> {
 }
 
 /// Path and mark of every changed file.
-pub(super) fn changed(changes: &Changes) -> Vec<(String, FileMark)> {
+pub(crate) fn changed(changes: &Changes) -> Vec<(String, FileMark)> {
     changes
         .files
         .iter()
@@ -161,7 +162,7 @@ pub(super) fn changed(changes: &Changes) -> Vec<(String, FileMark)> {
 }
 
 /// Applies the patch to a fresh clone of the baseline and compares the outcome with the branch.
-pub(super) fn patch_gives_the_branch(disk: &Disk, changes: &Changes) {
+pub(crate) fn patch_gives_the_branch(disk: &Disk, changes: &Changes) {
     let at = disk.dir.path().join("applied");
     let _ = std::fs::remove_dir_all(&at);
     std::fs::create_dir(&at).unwrap();

@@ -6,6 +6,7 @@
 //! at the next step; an abort before the run begins is lost; a dead worker leaves an unfinished answer and no requests;
 //! deleting is final. Not modelled: child sessions, orphans of killed shells.
 
+mod arrival;
 mod port;
 mod records;
 mod run;

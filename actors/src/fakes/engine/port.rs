@@ -1,17 +1,19 @@
 //! The port itself. In: calls of the tree, each with its fate. Out: effects on the records, answers.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::arrival::arrival;
 use super::records::{Message, Records, RunCause, Session, Tallies, Truth};
 use super::script::Script;
 use super::stream::{SignalRates, Stream};
 use crate::command::Answer;
 use crate::event::{Prompt, Request, SessionRef};
-use crate::fakes::Random;
 use crate::fakes::trouble::{Trouble, lock};
+use crate::fakes::{PortCall, Random};
 use crate::id::{AttemptId, EngineName, WorkerId};
 use crate::ports::{
     AnswerOutcome, Engine, EngineError, EngineHealth, EngineReady, EngineSignal, OpenSession,
@@ -44,6 +46,7 @@ pub(super) struct Shared {
     pub(super) records: Mutex<Records>,
     pub(super) signals: Mutex<SignalRates>,
     lag: Mutex<LagRange>,
+    dead: AtomicBool,
 }
 
 /// The engine. Cheap to clone; outlives the trees that use it.
@@ -69,6 +72,7 @@ impl FakeEngine {
             records: Mutex::default(),
             signals: Mutex::default(),
             lag: Mutex::default(),
+            dead: AtomicBool::new(false),
         }))
     }
 
@@ -98,6 +102,19 @@ impl FakeEngine {
         }
         self.0.trouble.trace.note("engine: the worker died");
         self.break_stream();
+    }
+
+    /// Kills the worker, and lets no other start until it is told otherwise.
+    pub fn set_dead(&self, dead: bool) {
+        self.0.dead.store(dead, Ordering::Relaxed);
+        if dead {
+            self.kill_worker();
+        }
+    }
+
+    /// Whether it is told to be dead.
+    pub fn is_dead(&self) -> bool {
+        self.0.dead.load(Ordering::Relaxed)
     }
 
     /// Ends a session's run as somebody else would: a person at OpenCode's own interface.
@@ -149,6 +166,10 @@ impl FakeEngine {
             .collect()
     }
 
+    fn saw(&self, call: PortCall<'_>) {
+        self.0.trouble.watch.saw(call);
+    }
+
     /// A call that needs the worker.
     async fn call<T>(
         &self,
@@ -184,7 +205,11 @@ impl FakeEngine {
             return;
         };
         let message = &prompt.message_id;
-        session.lagging.retain(|(lagging, _)| lagging != message);
+        // Copies of it stay on their way.
+        let own = tokio::task::try_id();
+        session
+            .lagging
+            .retain(|(_, lagging)| Some(lagging.id()) != own);
         session.warm = true;
         let Some(cause) = arrival(session, prompt) else {
             return;
@@ -236,82 +261,6 @@ impl FakeEngine {
     }
 }
 
-/// What a stored prompt makes of its session: the table of repeats. `None` = nothing happens.
-fn arrival(session: &mut Session, prompt: &Prompt) -> Option<RunCause> {
-    let known = session
-        .messages
-        .iter()
-        .position(|message| message.is_user(&prompt.message_id));
-    let Some(at) = known else {
-        // The same text twice, neither begun with, is one thing to do.
-        let known = session.unanswered_texts().any(|text| text == prompt.text);
-        if !known && let Some(script) = Script::of(&prompt.text) {
-            session.program.extend(script.steps);
-        }
-        session.messages.push(Message::User {
-            id: prompt.message_id.clone(),
-            text: prompt.text.clone(),
-        });
-        return Some(RunCause::Fresh);
-    };
-    if session.run.is_some() {
-        return None;
-    }
-    if session.newest_user() != Some(at) {
-        let message = session.messages.remove(at);
-        session.messages.push(message);
-        return Some(RunCause::Older);
-    }
-    match session.messages.last() {
-        Some(
-            Message::Assistant { error: Some(_), .. } | Message::Assistant { rejected: true, .. },
-        ) => Some(RunCause::Again),
-        Some(Message::Assistant {
-            completed: true,
-            finish: Some(finish),
-            ..
-        }) if finish != "tool-calls" => None,
-        Some(Message::Assistant { .. }) => Some(RunCause::Resumed),
-        Some(Message::User { .. }) | None => Some(RunCause::Fresh),
-    }
-}
-
-impl Records {
-    pub(super) fn make(&mut self, owner: AttemptId, directory: &str) -> SessionRef {
-        self.next_session += 1;
-        let reference = SessionRef {
-            id: format!("ses_{:04}", self.next_session),
-            directory: directory.to_owned(),
-            server: "1".to_owned(),
-        };
-        *self.tallies.sessions.entry(owner).or_default() += 1;
-        let session = Session::new(reference.clone(), owner);
-        self.sessions.insert(reference.id.clone(), session);
-        reference
-    }
-
-    fn find_or_make(&mut self, request: &OpenSession) -> SessionRef {
-        let mut found: Vec<(bool, String)> = self
-            .sessions
-            .iter()
-            .filter(|(_, session)| session.owner == request.attempt)
-            .map(|(id, session)| (session.messages.is_empty(), id.clone()))
-            .collect();
-        found.sort();
-        let mut found = found.into_iter().map(|(_, id)| id);
-        let Some(kept) = found.next() else {
-            return self.make(request.attempt, &request.directory);
-        };
-        for other in found {
-            self.sessions.remove(&other);
-        }
-        match self.sessions.get(&kept) {
-            Some(session) => session.reference.clone(),
-            None => self.make(request.attempt, &request.directory),
-        }
-    }
-}
-
 impl Engine for FakeEngine {
     fn name(&self) -> EngineName {
         self.0.name.clone()
@@ -323,6 +272,11 @@ impl Engine for FakeEngine {
 
     fn start(&self) -> PortFuture<'_, Result<EngineReady, EngineError>> {
         Box::pin(async move {
+            if self.0.dead.load(Ordering::Relaxed) {
+                self.0.trouble.trace.note("engine: it is dead");
+                let why = "scripted: this engine is dead".to_owned();
+                return Err(EngineError::Unreachable(why));
+            }
             let start = |_: &mut Random| {
                 let mut records = lock(&self.0.records);
                 if !records.alive {
@@ -334,6 +288,7 @@ impl Engine for FakeEngine {
                     version: "1.18.33".to_owned(),
                     worker: records.worker(),
                     note: None,
+                    blocked: None,
                 }
             };
             self.0
@@ -387,6 +342,7 @@ impl Engine for FakeEngine {
         request: OpenSession,
     ) -> PortFuture<'_, Result<(SessionRef, WorkerId), EngineError>> {
         Box::pin(async move {
+            self.saw(PortCall::Open(&self.0.name, &request));
             let about = request.attempt.to_string();
             self.call("engine.open", &about, move |records, _| {
                 Ok((records.find_or_make(&request), records.worker()))
@@ -397,9 +353,21 @@ impl Engine for FakeEngine {
 
     fn prompt(&self, request: SendPrompt) -> PortFuture<'_, Result<(), EngineError>> {
         Box::pin(async move {
+            self.saw(PortCall::Prompt(
+                &self.0.name,
+                &request.session.id,
+                &request.prompt,
+            ));
             let about = request.session.id.clone();
             let script = Script::of(&request.prompt.text).unwrap_or_default();
             let lag = *lock(&self.0.lag);
+            // A copy of one that has not ended when this one is on its way.
+            let id = request.prompt.message_id.clone();
+            let is_copy = move |session: &Session| session.run.is_some() || !session.knows(&id);
+            let sent_as_copy = lock(&self.0.records)
+                .sessions
+                .get(&request.session.id)
+                .is_some_and(&is_copy);
             self.call("engine.prompt", &about, move |records, random| {
                 let id = request.session.id.clone();
                 let prompts = records.tallies.prompts.entry(id.clone()).or_default();
@@ -418,7 +386,7 @@ impl Engine for FakeEngine {
                 let engine = self.clone();
                 let prompt = request.prompt.clone();
                 let message = prompt.message_id.clone();
-                let copied = session.run.is_some() || !session.knows(&message);
+                let copied = sent_as_copy || is_copy(session);
                 let arriving = tokio::spawn(async move {
                     tokio::time::sleep(Duration::from_millis(wait)).await;
                     engine.arrive(&id, &prompt, copied);
@@ -436,20 +404,42 @@ impl Engine for FakeEngine {
         prompts: Vec<String>,
     ) -> PortFuture<'_, Result<SessionReport, EngineError>> {
         Box::pin(async move {
-            self.call("engine.read", &session.id, |records, _| {
+            self.saw(PortCall::Read(&self.0.name, &session.id));
+            let torn = lock(&self.0.signals).torn;
+            let report = |records: &Records| {
                 let worker = records.worker();
                 records
                     .sessions
                     .get(&session.id)
                     .map(|found| found.report(worker, &prompts))
                     .ok_or(EngineError::SessionGone)
+            };
+            let (first, wait) = self
+                .call("engine.read", &session.id, |records, random| {
+                    let torn = random.chance(torn).then(|| random.between(1, 3_000));
+                    Ok((report(records)?, torn))
+                })
+                .await?;
+            let Some(wait) = wait else {
+                return Ok(first);
+            };
+            tokio::time::sleep(Duration::from_millis(wait)).await;
+            let rest = report(&lock(&self.0.records))?;
+            if rest.worker != first.worker || !lock(&self.0.records).alive {
+                let why = "scripted: the worker went away in the middle of a reading".to_owned();
+                return Err(EngineError::Unreachable(why));
+            }
+            Ok(SessionReport {
+                worker: first.worker,
+                activity: first.activity,
+                ..rest
             })
-            .await
         })
     }
 
     fn abort(&self, session: SessionRef) -> PortFuture<'_, Result<(), EngineError>> {
         Box::pin(async move {
+            self.saw(PortCall::Abort(&self.0.name, &session.id));
             self.call("engine.abort", &session.id, |records, _| {
                 match records.sessions.contains_key(&session.id) {
                     true => Ok(()),
@@ -465,6 +455,7 @@ impl Engine for FakeEngine {
 
     fn freeze(&self, session: SessionRef, frozen: bool) -> PortFuture<'_, Result<(), EngineError>> {
         Box::pin(async move {
+            self.saw(PortCall::Freeze(&self.0.name, &session.id));
             self.call("engine.freeze", &session.id, |records, _| {
                 let found = records.sessions.get_mut(&session.id);
                 let session = found.ok_or(EngineError::SessionGone)?;
@@ -482,6 +473,12 @@ impl Engine for FakeEngine {
         answer: Answer,
     ) -> PortFuture<'_, Result<AnswerOutcome, EngineError>> {
         Box::pin(async move {
+            self.saw(PortCall::Answer(
+                &self.0.name,
+                &session.id,
+                &request.id,
+                &answer,
+            ));
             self.call("engine.answer", &session.id, |records, _| {
                 let found = records.sessions.get_mut(&session.id);
                 let session = found.ok_or(EngineError::SessionGone)?;
@@ -504,6 +501,7 @@ impl Engine for FakeEngine {
         _directory: Option<String>,
     ) -> PortFuture<'_, Result<(), EngineError>> {
         Box::pin(async move {
+            self.saw(PortCall::Remove(&self.0.name, attempt));
             let about = attempt.to_string();
             self.call("engine.remove", &about, |records, _| {
                 let owned: Vec<String> = records

@@ -165,7 +165,7 @@ impl Session {
 
     pub(super) fn succeeded(&self) -> bool {
         self.run.is_none()
-            && self.lagging.is_empty()
+            && !self.awaits_a_prompt()
             && matches!(
                 self.last(),
                 LastMessage::Assistant { completed: true, finish: Some(finish), error: None, rejected: false }
@@ -189,6 +189,7 @@ impl Session {
             (Some(_), Some(attempt)) => Activity::Retrying {
                 attempt,
                 message: "scripted: try later".to_owned(),
+                next: None,
             },
             (Some(_), None) => Activity::Busy,
             (None, _) => Activity::Idle,
@@ -232,6 +233,7 @@ impl Session {
             text,
             text_cut: false,
             running_tools: tool.into_iter().collect(),
+            newest_at: None,
             todos: Vec::new(),
         }
     }
@@ -243,6 +245,11 @@ impl Session {
             output: u64::from(self.steps),
             ..Usage::default()
         }
+    }
+
+    /// Whether a prompt is on its way that is not stored: a copy of a stored one changes nothing any more.
+    fn awaits_a_prompt(&self) -> bool {
+        self.lagging.iter().any(|(message, _)| !self.knows(message))
     }
 
     /// Takes the run and everything on its way down, as a dying worker or a deletion does.
@@ -269,6 +276,8 @@ pub struct Truth {
     pub succeeded: bool,
     /// Every step of its script was done.
     pub done: bool,
+    /// It is frozen.
+    pub frozen: bool,
     /// Its last message.
     pub last: LastMessage,
 }
@@ -313,9 +322,10 @@ impl Records {
     pub(super) fn truth_of(session: &Session) -> Truth {
         Truth {
             attempt: session.owner,
-            working: session.run.is_some() || !session.lagging.is_empty(),
+            working: session.run.is_some() || session.awaits_a_prompt(),
             succeeded: session.succeeded(),
             done: session.at >= session.program.len(),
+            frozen: session.frozen,
             last: session.last(),
         }
     }

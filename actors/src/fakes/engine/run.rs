@@ -71,6 +71,7 @@ impl FakeEngine {
                 let kind = RequestKind::Permission {
                     permission,
                     patterns: vec!["*".to_owned()],
+                    always: Vec::new(),
                 };
                 self.ask(id, kind).await
             }

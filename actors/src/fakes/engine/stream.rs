@@ -16,8 +16,12 @@ pub struct SignalRates {
     pub missing: u32,
     /// Delivered twice.
     pub repeated: u32,
-    /// Delivered up to 3 s late.
+    /// Delivered late: some milliseconds, so that the next ones overtake it, or up to 3 s.
     pub late: u32,
+    /// Preceded by one that is not true: idle while it works, busy when it has ended, of the session or of a child.
+    pub lies: u32,
+    /// Readings whose parts are not of one moment: first whether it works, up to 3 s later what stands in it.
+    pub torn: u32,
     /// The stream breaks after it.
     pub breaks: u32,
 }
@@ -47,11 +51,24 @@ impl FakeEngine {
             child: false,
             signal,
         });
+        if random.chance(rates.lies) {
+            let lie = if random.chance(500) {
+                Signal::Idle
+            } else {
+                Signal::Busy
+            };
+            sink(EngineSignal::Session(SessionSignal {
+                session: session.to_owned(),
+                child: random.chance(300),
+                signal: lie,
+            }));
+        }
         if random.chance(rates.missing) {
             return;
         }
         if random.chance(rates.late) {
-            let wait = Duration::from_millis(random.between(1, 3_000));
+            let most = if random.chance(500) { 20 } else { 3_000 };
+            let wait = Duration::from_millis(random.between(1, most));
             tokio::spawn(async move {
                 tokio::time::sleep(wait).await;
                 sink(message);
@@ -73,6 +90,11 @@ impl FakeEngine {
         self.end_stream(Err(EngineError::Unreachable(
             "scripted: the stream broke".to_owned(),
         )));
+    }
+
+    /// Ends the event stream as if everything were in order; everything else goes on.
+    pub fn close_stream(&self) {
+        self.end_stream(Ok(()));
     }
 
     pub(super) fn end_stream(&self, how: Result<(), EngineError>) {
