@@ -193,6 +193,30 @@ async fn a_file_that_cannot_be_run_is_told_as_such() {
     .await;
 }
 
+/// Its package is believed once; after the start that failed it is run, which says what is wrong.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_package_whose_program_does_not_run_is_told_as_such() {
+    let served = Served::with(|place| {
+        let package = place.join("opencode-linux-x64");
+        let program = package.join("bin/opencode");
+        fs::create_dir_all(package.join("bin")).unwrap();
+        fs::write(
+            package.join("package.json"),
+            r#"{"name": "opencode-linux-x64", "version": "1.18.33"}"#,
+        )
+        .unwrap();
+        fs::copy("/bin/false", &program).unwrap();
+        (Some(program), None)
+    })
+    .await;
+    waits(
+        "a package that lies",
+        served,
+        &["does not work as OpenCode", "set another path"],
+    )
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_opencode_that_ends_at_once_is_told_with_its_last_words() {
     let served = Served::with(|place| {
