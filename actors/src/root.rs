@@ -173,7 +173,12 @@ impl Actor for Root {
                 Ok(loaded) => state.build(&myself, Record::fold(loaded)).await?,
                 Err(error) => state.fail(&error.to_string()),
             },
-            RootMsg::RestartBeside(index) => state.spawn_beside(&myself, index).await?,
+            RootMsg::RestartBeside(index) => {
+                // A core that was built since then has them all, and one that is being built will.
+                if !state.core.is_empty() && !state.beside.values().any(|i| *i == index) {
+                    state.spawn_beside(&myself, index).await?;
+                }
+            }
             RootMsg::Unwatched => {}
         }
         Ok(())
