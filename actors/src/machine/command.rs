@@ -69,6 +69,11 @@ impl Machine {
             return;
         }
         if signal == ControlSignal::Pause && self.state.phase == Phase::Paused {
+            if self.live.freeze == Some(false) {
+                let why = "it is just being resumed; repeat the pause when it runs";
+                refuse(ticket, Refusal::Phase(why.to_owned()), out);
+                return;
+            }
             let outcome = ControlOutcome {
                 phase: self.state.phase,
                 pause: self.state.pause,

@@ -260,6 +260,7 @@ impl Machine {
                 return;
             }
         };
+        let _ = self.live.just_closed.insert(request.clone());
         self.emit(now, out, Event::RequestClosed { request, end });
         self.read_by(now.plus_ms(500));
     }

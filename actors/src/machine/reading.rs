@@ -212,6 +212,13 @@ impl Machine {
                 self.read_by(now.plus_ms(500));
                 return;
             }
+            // What is on its way may be what is missed: it is repeated by a reading that began when nothing was.
+            Verdict::Resend(_) | Verdict::Resume(_) if !self.may_repeat(now) => {
+                self.live.verdict = None;
+                self.live.undecided_since = None;
+                self.read_by(now.plus_ms(500));
+                return;
+            }
             Verdict::Resend(_) | Verdict::Resume(_) | Verdict::Ended(_) => {}
         }
         if self.live.verdict.as_ref() != Some(&verdict) {
@@ -225,6 +232,12 @@ impl Machine {
         self.live.verdict = None;
         self.live.undecided_since = None;
         self.act(verdict, report, now, out);
+    }
+
+    /// Whether a prompt that is to be repeated would be sent at once: a wish that stays while things go on repeats too much.
+    fn may_repeat(&self, now: WallTime) -> bool {
+        let held_off = self.live.not_before.is_some_and(|at| at > now);
+        self.live.engine_up && self.live.sending.is_none() && !held_off
     }
 
     fn act(&mut self, verdict: Verdict, report: &SessionReport, now: WallTime, out: &mut Step) {

@@ -38,7 +38,8 @@ impl Machine {
             return;
         }
         for asked in &report.requests {
-            if !self.state.requests.contains_key(&asked.id) {
+            let known = self.state.requests.contains_key(&asked.id);
+            if !known && !self.live.just_closed.contains(&asked.id) {
                 self.open_request(asked.clone(), now, out);
             }
         }

@@ -71,6 +71,8 @@ pub(super) struct Volatile {
     pub(super) collecting: bool,
     pub(super) collect_failures: u32,
     pub(super) answering: BTreeSet<RequestId>,
+    /// Requests that ended since the reading in flight began: it may still show them.
+    pub(super) just_closed: BTreeSet<RequestId>,
     /// No prompt is sent before a reading said how it stands.
     pub(super) must_read: bool,
     /// The reading in flight began before it was known that one must be made: it does not count as that one.

@@ -331,7 +331,7 @@ fn pause_of_an_engine_that_freezes() {
     );
 }
 
-fn message(bench: &mut Bench, ticket: u64) {
+pub(crate) fn message(bench: &mut Bench, ticket: u64) {
     bench.input(Input::Message {
         ticket: Ticket(ticket),
         message_type: MessageType::Guidance,

@@ -167,3 +167,21 @@ fn a_thaw_that_never_works_leaves_it_paused_and_says_so() {
         matches!(bench.reply(2), Some(Reply::Refused(Refusal::Engine(why))) if why.contains("could not thaw it"))
     );
 }
+
+#[test]
+fn a_pause_while_the_thaw_is_under_way_is_refused_not_called_done() {
+    let mut bench = freezing();
+    bench.control(1, ControlSignal::Pause);
+    froze(&mut bench, true);
+    bench.control(2, ControlSignal::Resume);
+    bench.control(3, ControlSignal::Pause);
+    let Some(Reply::Refused(Refusal::Phase(why))) = bench.reply(3) else {
+        panic!("{:?}", bench.reply(3));
+    };
+    assert!(why.contains("repeat the pause"), "{why}");
+    froze(&mut bench, false);
+    assert_eq!(bench.state().phase, Phase::Running);
+    bench.control(4, ControlSignal::Pause);
+    froze(&mut bench, true);
+    assert_eq!(bench.state().phase, Phase::Paused);
+}

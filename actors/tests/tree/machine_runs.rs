@@ -10,7 +10,7 @@ use chargehand_actors::ports::{
 };
 
 use crate::bench::{Bench, LIMITS, answered, unfinished, with_error, worker};
-use crate::machine::{in_phase, request};
+use crate::machine::{in_phase, message, request};
 
 #[test]
 fn readings_that_fail_are_repeated_after_their_back_off() {
@@ -374,4 +374,36 @@ fn changes_that_cost_chargehand_its_life_again_and_again_are_left_out() {
     let note = result.changes.note.unwrap_or_default();
     assert!(note.contains("could not be taken"), "{note}");
     assert!(!result.text.is_empty(), "the worker's answer is kept");
+}
+
+#[test]
+fn a_prompt_that_is_on_its_way_is_not_sent_again() {
+    let mut bench = Bench::running();
+    message(&mut bench, 1);
+    bench.input(Input::PromptSent {
+        number: 2,
+        result: Err(EngineError::Unreachable("gone".to_owned())),
+    });
+    bench.effects.clear();
+    bench.input(Input::EngineUp { worker: worker(2) });
+    let mut report = bench.report(Activity::Idle, answered("tool-calls"));
+    report.worker = worker(2);
+    report.prompts.truncate(1);
+    bench.pass(30_000);
+    // It waits in the engine's gate, longer than two readings take.
+    for _ in 0..6 {
+        bench.read(report.clone());
+        bench.pass(500);
+    }
+    assert_eq!(bench.sends(), [(2, PromptKind::Message)]);
+    bench.input(Input::PromptSent {
+        number: 2,
+        result: Ok(()),
+    });
+    bench.pass(2_000);
+    assert_eq!(bench.sends(), [(2, PromptKind::Message)], "sent once");
+    // Never begun with: then it is sent again.
+    bench.pass(30_000);
+    bench.read_twice(&report);
+    assert_eq!(bench.sends().len(), 2);
 }

@@ -368,3 +368,22 @@ async fn the_hard_deadline_stands_in_every_phase() {
     assert_eq!(stage.phase(waits).await, Phase::Completed);
     stage.end().await;
 }
+
+#[test]
+fn a_reading_that_is_older_than_the_answer_does_not_ask_again() {
+    let mut bench = bench(&[allow("bash")], true);
+    ask_for(&mut bench, asks("per_1", "bash", &["ls"]));
+    bench.pass(60_000);
+    assert!(bench.reads() > 0, "a reading is under way");
+    given(&mut bench, "per_1");
+    assert_eq!(bench.state().phase, Phase::Running);
+    // That reading began before the answer was given.
+    ask_for(&mut bench, asks("per_1", "bash", &["ls"]));
+    let opened = |event: &&Event| matches!(event, Event::RequestOpened { .. });
+    assert_eq!(bench.events.iter().filter(opened).count(), 1);
+    assert_eq!(bench.state().phase, Phase::Running);
+    // The next one is believed: an engine that still asks is answered.
+    bench.pass(60_000);
+    ask_for(&mut bench, asks("per_1", "bash", &["ls"]));
+    assert_eq!(bench.events.iter().filter(opened).count(), 2);
+}
