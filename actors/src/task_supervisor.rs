@@ -15,7 +15,7 @@ use crate::board::{ActorKind, Slot};
 use crate::error::TreeError;
 use crate::event::{CommittedEvent, Event, Phase};
 use crate::handle::{Handle, Inbox};
-use crate::id::{AttemptId, BatchId, EngineName, EventNumber, TaskId, WorkerId};
+use crate::id::{AttemptId, BatchId, EngineName, TaskId, WorkerId};
 use crate::jobs::{JobEnd, Jobs};
 use crate::journal::{JournalMsg, NewBatch};
 use crate::machine::{Input, TaskState};
@@ -27,8 +27,6 @@ use crate::view::TaskView;
 use crate::wiring::Wires;
 
 const LOAD_DEADLINE: Duration = Duration::from_secs(30);
-/// More events than any task makes between acceptance and end.
-const ALL_EVENTS: u64 = u64::MAX >> 1;
 /// A task with this many messages waiting gets no more from outside.
 const TASK_GATE: u64 = 1_000;
 
@@ -43,7 +41,8 @@ pub(crate) enum Reload {
     Quarantine(String),
 }
 
-type Record = (Vec<CommittedEvent>, Option<TaskView>);
+/// All its events, or why they cannot be read; and its row.
+type Record = (Result<Vec<CommittedEvent>, String>, Option<TaskView>);
 
 pub(crate) enum TasksMsg {
     /// A new or loaded task needs an actor.
@@ -341,13 +340,8 @@ impl TasksState {
                 JournalError::Read("the journal ended before the record was complete".to_owned())
             })?;
             let row = journal.task(task).await?;
-            let events = journal.events(task, EventNumber::ZERO, 0, ALL_EVENTS).await;
-            // An unreadable record still has its row, which is enough to end the task.
-            match events {
-                Ok(events) => Ok((events, row)),
-                Err(_) if row.is_some() => Ok((Vec::new(), row)),
-                Err(error) => Err(error),
-            }
+            // Not by pages for readers: a state folded from a part of the record, or around an event that cannot be read, is wrong.
+            Ok((journal.record(task).await?, row))
         };
         let reloaded = move |_, record| TasksMsg::Reloaded {
             task,
@@ -378,6 +372,14 @@ impl TasksState {
             Reload::GiveUp(why) => Some(why),
             Reload::Quarantine(why) => return self.quarantine(task, row, &why),
         };
+        let events = match events {
+            Ok(events) => events,
+            // An unreadable record still has its row, which is enough to end the task.
+            Err(why) => {
+                let why = format!("its record cannot be read ({why})");
+                return self.quarantine(task, row, &why);
+            }
+        };
         match std::panic::catch_unwind(|| TaskState::replay(task, &events)) {
             Ok(Some(state)) => self.spawn(myself, Box::new(state), give_up).await,
             Ok(None) | Err(_) => self.quarantine(task, row, "its record cannot be folded"),
@@ -387,9 +389,18 @@ impl TasksState {
     /// Ends a task without folding its record: its row alone is rewritten.
     fn quarantine(&mut self, task: TaskId, row: Option<TaskView>, why: &str) {
         self.children.remove(&task);
-        let Some(mut row) = row.filter(|row| !row.phase.is_final()) else {
+        let Some(mut row) = row else {
             return;
         };
+        let removal = removal_by_row(&row);
+        let reaper = self.wires.reaper.clone();
+        if row.phase.is_final() {
+            // Its end is told; what its attempt may have left is not yet known to be gone.
+            if let Some(removal) = removal {
+                reaper.tell(ReaperMsg::Remove(removal));
+            }
+            return;
+        }
         let now = self.wires.now();
         let failure = TaskState::quarantine(why);
         row.phase = Phase::Failed;
@@ -399,18 +410,6 @@ impl TasksState {
         row.doing = "was given up on".to_owned();
         row.events_total += 1;
         let running_ms = row.running_ms;
-        let removal = (row.attempt > 0).then(|| Removal {
-            engine: row.spec.engine.clone(),
-            attempt: AttemptId {
-                task,
-                number: row.attempt,
-            },
-            // The row has no whole session; the engine finds it by its owner.
-            session: None,
-            directory: row.directory.clone(),
-            owned_by_task: true,
-        });
-        let reaper = self.wires.reaper.clone();
         let event = Event::TaskFailed {
             failure,
             result: None,
@@ -428,6 +427,21 @@ impl TasksState {
             })),
         }));
     }
+}
+
+/// What the attempt that a row names may have left.
+fn removal_by_row(row: &TaskView) -> Option<Removal> {
+    (row.attempt > 0).then(|| Removal {
+        engine: row.spec.engine.clone(),
+        attempt: AttemptId {
+            task: row.id,
+            number: row.attempt,
+        },
+        // The row has no whole session; the engine finds it by its owner.
+        session: None,
+        directory: row.directory.clone(),
+        owned_by_task: true,
+    })
 }
 
 fn refuse(command: TaskCommand, error: TreeError) {

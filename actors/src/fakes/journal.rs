@@ -11,8 +11,8 @@ use super::trouble::{Trouble, lock};
 use crate::event::{CommittedEvent, Event};
 use crate::id::{BatchId, EventNumber, TaskId, WallTime};
 use crate::ports::{
-    Batch, EndedFilter, EndedTask, JournalError, JournalStore, KeyRow, ListFilter, Loaded,
-    LoadedTask, PortFuture,
+    Batch, EVENTS_AT_ONCE, EndedFilter, EndedTask, JournalError, JournalStore, KeyRow, ListFilter,
+    Loaded, LoadedTask, PortFuture,
 };
 use crate::view::TaskView;
 
@@ -278,6 +278,11 @@ impl MemoryJournal {
     }
 }
 
+/// As many events as one page holds.
+fn page(limit: u64) -> usize {
+    usize::try_from(limit.min(EVENTS_AT_ONCE)).unwrap_or(usize::MAX)
+}
+
 impl JournalStore for MemoryJournal {
     fn load(&self, keys_since: WallTime) -> PortFuture<'_, Result<Loaded, JournalError>> {
         self.trouble.watch.saw(PortCall::Load);
@@ -311,6 +316,18 @@ impl JournalStore for MemoryJournal {
         }))
     }
 
+    fn record(
+        &self,
+        task: TaskId,
+    ) -> PortFuture<'_, Result<Result<Vec<CommittedEvent>, String>, JournalError>> {
+        Box::pin(self.read("journal.record", move |store| {
+            Ok(match store.poisoned.get(&task) {
+                Some(why) => Err(why.clone()),
+                None => Ok(store.of(task).cloned().collect()),
+            })
+        }))
+    }
+
     fn events(
         &self,
         task: TaskId,
@@ -324,7 +341,7 @@ impl JournalStore for MemoryJournal {
                 .of(task)
                 .filter(|event| event.number > after)
                 .skip(usize::try_from(offset).unwrap_or(usize::MAX))
-                .take(usize::try_from(limit).unwrap_or(usize::MAX))
+                .take(page(limit))
                 .cloned()
                 .collect())
         }))
@@ -337,12 +354,7 @@ impl JournalStore for MemoryJournal {
     ) -> PortFuture<'_, Result<Vec<CommittedEvent>, JournalError>> {
         Box::pin(self.read("journal.newest_events", move |store| {
             Self::readable(store, task)?;
-            let mut events: Vec<_> = store
-                .of(task)
-                .rev()
-                .take(usize::try_from(limit).unwrap_or(usize::MAX))
-                .cloned()
-                .collect();
+            let mut events: Vec<_> = store.of(task).rev().take(page(limit)).cloned().collect();
             events.reverse();
             Ok(events)
         }))

@@ -6,6 +6,9 @@ use crate::event::CommittedEvent;
 use crate::id::{BatchId, EventNumber, TaskId, WallTime};
 use crate::view::TaskView;
 
+/// Events in one page, at most, however many are asked for.
+pub const EVENTS_AT_ONCE: u64 = 10_000;
+
 /// What is appended in one piece: events that belong together and the task's row as of the last of them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
@@ -126,7 +129,15 @@ pub trait JournalStore: Send + Sync + 'static {
     /// Newest row of a task.
     fn task(&self, task: TaskId) -> PortFuture<'_, Result<Option<TaskView>, JournalError>>;
 
-    /// Events of a task after `after`, oldest first, at most `limit`, skipping `offset`.
+    /// All events of a task, oldest first, without a bound: what its state is folded from. Inside an `Err`: one of them cannot
+    /// be read, and why.
+    fn record(
+        &self,
+        task: TaskId,
+    ) -> PortFuture<'_, Result<Result<Vec<CommittedEvent>, String>, JournalError>>;
+
+    /// A page for readers: events of a task after `after`, oldest first, at most `limit` (and [`EVENTS_AT_ONCE`]), skipping
+    /// `offset`.
     fn events(
         &self,
         task: TaskId,

@@ -20,8 +20,8 @@ pub use engine::{
     SessionReport, SessionSignal, Signal, SignalSink, StopHow,
 };
 pub use journal::{
-    Batch, EndedFilter, EndedTask, JournalError, JournalStore, KeyRow, ListFilter, Loaded,
-    LoadedTask,
+    Batch, EVENTS_AT_ONCE, EndedFilter, EndedTask, JournalError, JournalStore, KeyRow, ListFilter,
+    Loaded, LoadedTask,
 };
 pub use memory::{LeftMemory, Memory, MemoryPage, MemoryPlace, Written};
 pub use notices::{Delivered, Notice, NoticeAbout, Notices};

@@ -54,7 +54,8 @@ pub(super) async fn load(
 
 type Events = Vec<chargehand_actors::event::CommittedEvent>;
 
-async fn events_of(
+/// All events of a task, or why they are not a record.
+pub(super) async fn events_of(
     connection: &mut Connection,
     task: TaskId,
 ) -> Result<Result<Events, String>, sqlx::Error> {

@@ -8,15 +8,12 @@ use std::str::FromStr;
 use chargehand_actors::command::{Caller, Identity, Notify, TaskSpec};
 use chargehand_actors::event::{CommittedEvent, Event, Phase, Usage};
 use chargehand_actors::id::{EngineName, EventNumber, TaskId, WallTime};
-use chargehand_actors::ports::ListFilter;
+use chargehand_actors::ports::{EVENTS_AT_ONCE, ListFilter};
 use chargehand_actors::view::TaskView;
 use sqlx::QueryBuilder;
 
 use super::dialect::{self, Database, Pool};
 use super::payload::decode;
-
-/// The largest page of events.
-const EVENTS_LIMIT: u64 = 10_000;
 
 /// A row of `events`.
 #[derive(sqlx::FromRow)]
@@ -171,7 +168,7 @@ pub(super) async fn events(
     )
     .bind(task.to_string())
     .bind(small(after.0))
-    .bind(small(limit.min(EVENTS_LIMIT)))
+    .bind(small(limit.min(EVENTS_AT_ONCE)))
     .bind(small(offset))
     .fetch_all(pool)
     .await?;
@@ -193,7 +190,7 @@ pub(super) async fn newest_events(
          ORDER BY number DESC LIMIT $2",
     )
     .bind(task.to_string())
-    .bind(small(limit.min(EVENTS_LIMIT)))
+    .bind(small(limit.min(EVENTS_AT_ONCE)))
     .fetch_all(pool)
     .await?;
     let newest_first = rows.into_iter().map(|row| committed_or_remark(row, task));

@@ -184,6 +184,19 @@ impl JournalStore for SqliteJournal {
         })
     }
 
+    fn record(
+        &self,
+        task: TaskId,
+    ) -> PortFuture<'_, Result<Result<Vec<CommittedEvent>, String>, JournalError>> {
+        Box::pin(async move {
+            let record = async {
+                let mut connection = self.readers.acquire().await?;
+                load::events_of(&mut connection, task).await
+            };
+            record.await.map_err(|e| self.reading(&e))
+        })
+    }
+
     fn events(
         &self,
         task: TaskId,

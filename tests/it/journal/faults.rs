@@ -116,6 +116,14 @@ async fn an_unreadable_payload_quarantines_its_task_alone() {
     );
     assert_eq!(reasons[2], (task_id(4), "its first event is missing"));
 
+    // A record is whole or it is none.
+    let record = desk.journal.record(task_id(1)).await.unwrap().unwrap();
+    assert_eq!(record, loaded.tasks[0].events);
+    for (task, reason) in &loaded.unreadable {
+        let refused = desk.journal.record(*task).await.unwrap().unwrap_err();
+        assert_eq!(&refused, reason);
+    }
+
     // Readers still get a page: the event says what is wrong, the row is made from its columns.
     let events = desk.journal.newest_events(task_id(2), 5).await.unwrap();
     let Event::Remark { message } = &events[1].event else {

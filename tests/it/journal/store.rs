@@ -3,7 +3,9 @@
 use chargehand_actors::command::Identity;
 use chargehand_actors::event::{Event, Failure, FailureKind, Phase};
 use chargehand_actors::id::{BatchId, EventNumber, WallTime};
-use chargehand_actors::ports::{JournalError, JournalStore, KeyRow, ListFilter, LoadedTask};
+use chargehand_actors::ports::{
+    EVENTS_AT_ONCE, JournalError, JournalStore, KeyRow, ListFilter, LoadedTask,
+};
 use uuid::Uuid;
 
 use super::support::{Desk, accepted, caller, remark, spec, task_id, view};
@@ -288,4 +290,21 @@ async fn lists_show_each_caller_its_own_and_filter_by_everything() {
         let ids: Vec<_> = found.iter().map(|v| v.id.uuid().as_u128()).collect();
         assert_eq!(ids, want, "{filter:?}");
     }
+}
+
+#[tokio::test]
+async fn a_record_has_no_bound_and_a_page_has_one() {
+    let mut desk = Desk::new().await;
+    let mut row = view(task_id(1), Phase::Running, 1);
+    desk.accept(&mut row).await;
+    let more = usize::try_from(EVENTS_AT_ONCE).unwrap() + 5;
+    desk.append(vec![remark("one of many"); more], Some(&mut row))
+        .await;
+    let record = desk.journal.record(task_id(1)).await.unwrap().unwrap();
+    assert_eq!(record.len(), 1 + more);
+    assert_eq!(record.last().unwrap().number, row.last_event);
+    let page = desk
+        .journal
+        .events(task_id(1), EventNumber::ZERO, 0, u64::MAX >> 1);
+    assert_eq!(page.await.unwrap().len() as u64, EVENTS_AT_ONCE);
 }
