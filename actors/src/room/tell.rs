@@ -135,9 +135,11 @@ pub(super) async fn tell(wires: Wires, task: TaskId, turn: Turn) -> Result<Told,
         told.batch |= teller.output().await?;
     }
     if !told.lives && !told.more && teller.record.told >= teller.view.last_event {
+        // A file that cannot be uploaded holds up nothing: only the row stays open, so that it is tried again.
+        told.behind = teller.files().await.err();
         teller.shut().await?;
         told.shut = true;
-        if turn.answered {
+        if turn.answered && told.behind.is_none() {
             teller.close().await?;
             told.closed = true;
         }
@@ -456,7 +458,7 @@ impl Teller {
         }
     }
 
-    /// What follows a call: buttons under a request, files after an end.
+    /// What follows a call: buttons under a request.
     async fn called(&mut self, committed: &CommittedEvent, post: String) -> Result<(), RoomError> {
         if let Event::RequestOpened { request, .. } = &committed.event {
             // Known before its buttons are there: a sign of somebody who is faster than the homeserver's limit counts.
@@ -468,13 +470,12 @@ impl Teller {
             for sign in [APPROVE, CANCEL] {
                 self.sign(&post, sign, true).await?;
             }
-        } else if committed.event.is_final() {
-            self.files().await?;
         }
         Ok(())
     }
 
-    /// The patch and the whole log, as files of the thread.
+    /// The patch and the whole log, as files of the thread. Which ones are there is in the record of a room that is not
+    /// closed, so what is missing after a crash comes then.
     async fn files(&mut self) -> Result<(), RoomError> {
         let Some(root) = self.record.root().cloned() else {
             return Ok(());

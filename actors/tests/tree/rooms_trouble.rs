@@ -224,6 +224,40 @@ async fn a_post_that_is_refused_for_good_holds_up_neither_the_rest_nor_the_end()
 }
 
 #[tokio::test(start_paused = true)]
+async fn files_that_cannot_be_uploaded_hold_up_no_end_and_come_later() {
+    for crash in [false, true] {
+        let mut stage = Stage::of(world()).await;
+        let rooms = stage.world.rooms.clone();
+        let away = RoomError::Transient("scripted: not now".to_owned());
+        rooms.answer("rooms.attach", Some(away));
+        let task = stage.submit("work 4000").await;
+        stage.reach(task, Phase::Completed).await;
+        sleep(30_000).await;
+        assert_eq!(about(&stage.world, task, "task_completed").len(), 1);
+        let statuses = about(&stage.world, task, "status_change");
+        let last = statuses.iter().rfind(|post| post.about.contains_key("rev"));
+        assert_eq!(last.unwrap().about["phase"], "completed", "the status");
+        assert!(rooms.ended(task).0, "read-only");
+        assert_eq!(rooms.files(task), Vec::<String>::new());
+        // What was said last is answered too.
+        assert!(rooms.types(task, "!status").is_some());
+        sleep(5_000).await;
+        assert_eq!(about(&stage.world, task, "reply").len(), 1);
+        if crash {
+            stage = Stage::of(stage.crash().await).await;
+        }
+        // Longer than the room's actor tries.
+        sleep(1_000_000).await;
+        rooms.answer("rooms.attach", None);
+        rooms.up();
+        sleep(30_000).await;
+        assert_eq!(rooms.files(task), ["worker.log"], "crash {crash}");
+        assert_eq!(about(&stage.world, task, "task_completed").len(), 1);
+        stage.end().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_sign_counts_although_the_buttons_are_not_there_yet() {
     let stage = Stage::of(world()).await;
     let rooms = stage.world.rooms.clone();
