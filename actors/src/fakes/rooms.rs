@@ -35,6 +35,8 @@ struct FakeRoom {
     people: BTreeMap<String, i64>,
     /// Power that was given to somebody, joined or not.
     powers: BTreeMap<String, i64>,
+    /// Whom the bot tried to invite, in order, and whether it could.
+    invited: Vec<(String, bool)>,
     shut: bool,
     left: bool,
     opened: Option<OpenRoom>,
@@ -74,6 +76,8 @@ pub struct FakeRooms {
     mode: Arc<Mutex<OutwardMode>>,
     /// Answers of single calls, by name.
     answers: Arc<Mutex<HashMap<&'static str, RoomError>>>,
+    /// Why somebody cannot be invited.
+    unreachable: Arc<Mutex<HashMap<String, RoomError>>>,
     /// Posts that are never taken.
     refused: Arc<Mutex<Option<Fits>>>,
     home: Arc<Mutex<Home>>,
@@ -93,6 +97,7 @@ impl FakeRooms {
         Self {
             mode: Arc::new(Mutex::new(mode)),
             answers: Arc::default(),
+            unreachable: Arc::default(),
             refused: Arc::default(),
             home: Arc::default(),
             trouble,
@@ -107,6 +112,22 @@ impl FakeRooms {
             Some(error) => answers.insert(what, error),
             None => answers.remove(what),
         };
+    }
+
+    /// From now on nobody can invite this user; `None` = it is as it should be.
+    pub fn unreachable(&self, user: &str, error: Option<RoomError>) {
+        let mut unreachable = lock(&self.unreachable);
+        match error {
+            Some(error) => unreachable.insert(user.to_owned(), error),
+            None => unreachable.remove(user),
+        };
+    }
+
+    /// Whom the bot tried to invite to the task's room, in order, and whether it could.
+    pub fn invited(&self, task: TaskId) -> Vec<(String, bool)> {
+        let home = lock(&self.home);
+        let room = home.rooms.get(&task);
+        room.map_or_else(Vec::new, |room| room.invited.clone())
     }
 
     /// From now on posts like these are refused for good.
@@ -459,8 +480,16 @@ impl Rooms for FakeRooms {
         })
     }
 
-    fn invite(&self, room: String, _user: String) -> PortFuture<'_, Result<(), RoomError>> {
-        Box::pin(async move { self.call("rooms.invite", &room, |_| ()).await })
+    fn invite(&self, room: String, user: String) -> PortFuture<'_, Result<(), RoomError>> {
+        let unreachable = lock(&self.unreachable).get(&user).cloned();
+        Box::pin(async move {
+            self.call("rooms.invite", &room, |home| {
+                let room = home.room(&room).ok_or_else(gone)?;
+                room.invited.push((user, unreachable.is_none()));
+                unreachable.map_or(Ok(()), Err)
+            })
+            .await?
+        })
     }
 
     fn empower(

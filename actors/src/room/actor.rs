@@ -21,7 +21,7 @@ use crate::rooms::RoomsMsg;
 use crate::wiring::Wires;
 
 use super::act::Reply;
-use super::tell::{Told, Turn, tell};
+use super::tell::{Told, Turn, Uninvited, tell};
 
 /// Many sends fit in; what is cut is repeated.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -112,6 +112,7 @@ pub(crate) struct RoomState {
     failures: u32,
     batched: Option<Instant>,
     refreshed: Instant,
+    uninvited: Uninvited,
     /// There is news, up to this place if it is known.
     news: Option<Option<String>>,
     hearing: bool,
@@ -171,6 +172,7 @@ impl Actor for Room {
             failures: 0,
             batched: None,
             refreshed: Instant::now(),
+            uninvited: Uninvited::default(),
             // What was said while nobody listened is looked for at every start.
             news: Some(args.upto),
             hearing: false,
@@ -254,6 +256,7 @@ impl RoomState {
     fn up(&mut self) {
         self.waiting = false;
         self.dirty = true;
+        self.uninvited.forget();
         self.resting = false;
         self.watch = true;
         self.news.get_or_insert(None);
@@ -275,7 +278,8 @@ impl RoomState {
             refresh: self.refreshed.elapsed() >= REFRESH,
             answered,
         };
-        let job = tell(Arc::clone(&self.wires), self.task, turn);
+        let uninvited = self.uninvited.clone();
+        let job = tell(Arc::clone(&self.wires), self.task, turn, uninvited);
         let id = self.jobs.start(DEADLINE, job, |_, end| RoomMsg::Told(end));
         self.slot.job_started(id.0, "tell");
         self.slot.set_phase("telling");

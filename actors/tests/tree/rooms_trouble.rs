@@ -224,6 +224,43 @@ async fn a_post_that_is_refused_for_good_holds_up_neither_the_rest_nor_the_end()
 }
 
 #[tokio::test(start_paused = true)]
+async fn somebody_who_cannot_be_invited_holds_up_nobody_and_is_not_tried_at_every_telling() {
+    let mut world = world();
+    let user = |name: &str| format!("@{name}:fake");
+    world.settings.rooms.operators = ["far", "gone", "near"].map(user).to_vec();
+    let away = RoomError::Transient("scripted: no answer of the other homeserver".to_owned());
+    world.rooms.unreachable(&user("far"), Some(away));
+    world.rooms.unreachable(&user("gone"), Some(never()));
+    let stage = Stage::of(world).await;
+    let rooms = &stage.world.rooms;
+    let task = stage.submit(&["work 1000"; 130].join("; ")).await;
+    stage.works(task).await;
+    sleep(3_000).await;
+    let first: Vec<(String, bool)> = [("far", false), ("gone", false), ("near", true)]
+        .map(|(name, could)| (user(name), could))
+        .to_vec();
+    assert_eq!(rooms.invited(task), first, "each once");
+    sleep(100_000).await;
+    let tries = rooms.invited(task).split_off(3);
+    assert!(
+        (1..=4).contains(&tries.len()) && tries.iter().all(|(who, _)| *who == user("far")),
+        "{tries:?}"
+    );
+    assert!(rooms.posted(task).len() > 10, "there were more tellings");
+    // The homeserver is there again: at once, and never again.
+    rooms.unreachable(&user("far"), None);
+    rooms.up();
+    sleep(3_000).await;
+    let far = (user("far"), true);
+    assert_eq!(rooms.invited(task).last(), Some(&far));
+    let tried = rooms.invited(task).len();
+    sleep(15_000).await;
+    assert_eq!(rooms.invited(task).len(), tried);
+    stage.cancel(task).await;
+    stage.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn files_that_cannot_be_uploaded_hold_up_no_end_and_come_later() {
     for crash in [false, true] {
         let mut stage = Stage::of(world()).await;
