@@ -18,6 +18,9 @@ use crate::ports::{
 };
 use crate::view::HealthState;
 
+/// The bot's own user.
+const BOT: &str = "@bot:fake";
+
 /// Events of one page: few, so that there is more than one.
 const PAGE: usize = 3;
 
@@ -310,6 +313,14 @@ impl FakeRooms {
     }
 }
 
+/// A homeserver would do it, and the room were lost.
+fn not_own(user: &str) -> Result<(), RoomError> {
+    match user {
+        BOT => Err(RoomError::Permanent(format!("{user} is the bot itself"))),
+        _ => Ok(()),
+    }
+}
+
 fn gone() -> RoomError {
     RoomError::Permanent("no such room".to_owned())
 }
@@ -463,7 +474,7 @@ impl Rooms for FakeRooms {
             self.call("rooms.people", &room, |home| {
                 let room = home.room(&room).ok_or_else(gone)?;
                 let bot = Person {
-                    id: "@bot:fake".to_owned(),
+                    id: BOT.to_owned(),
                     joined: true,
                     power: None,
                     own: true,
@@ -483,6 +494,7 @@ impl Rooms for FakeRooms {
     fn invite(&self, room: String, user: String) -> PortFuture<'_, Result<(), RoomError>> {
         let unreachable = lock(&self.unreachable).get(&user).cloned();
         Box::pin(async move {
+            not_own(&user)?;
             self.call("rooms.invite", &room, |home| {
                 let room = home.room(&room).ok_or_else(gone)?;
                 room.invited.push((user, unreachable.is_none()));
@@ -499,6 +511,7 @@ impl Rooms for FakeRooms {
         power: i64,
     ) -> PortFuture<'_, Result<(), RoomError>> {
         Box::pin(async move {
+            not_own(&user)?;
             self.call("rooms.empower", &room, |home| {
                 let room = home.room(&room).ok_or_else(gone)?;
                 room.powers.insert(user.clone(), power);
@@ -518,6 +531,7 @@ impl Rooms for FakeRooms {
         _reason: String,
     ) -> PortFuture<'_, Result<(), RoomError>> {
         Box::pin(async move {
+            not_own(&user)?;
             self.call("rooms.remove", &room, |home| {
                 let room = home.room(&room).ok_or_else(gone)?;
                 room.people.remove(&user);

@@ -435,6 +435,33 @@ async fn rooms_are_closed_however_late_and_left_when_their_time_is_over() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_bot_is_no_observer_and_cannot_be_made_one_or_removed() {
+    let stage = Stage::of(world()).await;
+    let task = stage.submit("work 3600000").await;
+    stage.works(task).await;
+    sleep(3_000).await;
+    assert!(stage.world.rooms.moves(task, "@anna:fake", Some(50)));
+    let operator = World::operator();
+    let ask = |question| stage.handle.room(&operator, task, question);
+    let bot = || "@bot:fake".to_owned();
+    for question in [
+        RoomQuestion::Remove { user: bot() },
+        RoomQuestion::Add {
+            user: bot(),
+            steer: false,
+        },
+    ] {
+        let error = ask(question).await.unwrap_err().to_string();
+        assert!(error.contains("the bot itself"), "{error}");
+    }
+    let there = ask(RoomQuestion::People).await.unwrap().people;
+    let there: Vec<&str> = there.iter().map(|person| person.id.as_str()).collect();
+    assert_eq!(there, ["@anna:fake"]);
+    stage.cancel(task).await;
+    stage.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn another_summary_is_said_and_the_same_one_is_not() {
     let stage = Stage::of(world()).await;
     let task = stage.submit("work 4000").await;

@@ -36,6 +36,12 @@ pub(super) async fn open(inner: &Inner, wanted: OpenRoom) -> Result<String, Room
     } else {
         STEER
     };
+    // Named as an operator, the bot would have less power than it must have.
+    let own = client.user_id().map(UserId::as_str);
+    let steer = wanted
+        .steer
+        .iter()
+        .filter(|user| Some(user.as_str()) != own);
     let mut powers = json!({
         "users_default": 0,
         "events_default": write,
@@ -43,7 +49,7 @@ pub(super) async fn open(inner: &Inner, wanted: OpenRoom) -> Result<String, Room
         "invite": STEER, "kick": STEER, "ban": STEER, "redact": STEER,
         "notifications": {"room": 100},
         "events": {CONTROL: STEER, "m.reaction": write},
-        "users": wanted.steer.iter().map(|user| (user.clone(), json!(STEER))).collect::<serde_json::Map<_, _>>(),
+        "users": steer.map(|user| (user.clone(), json!(STEER))).collect::<serde_json::Map<_, _>>(),
     });
     name_creator(&client, &mut powers).await?;
     let mut state = vec![

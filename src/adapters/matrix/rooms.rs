@@ -291,7 +291,7 @@ impl Inner {
 
     async fn invite(&self, room: String, user: String) -> Result<(), RoomError> {
         let room = self.room(&room).await?;
-        let user = user_id(&user)?;
+        let user = somebody_else(&room, &user)?;
         let invited = async {
             match room.invite_user_by_id(user).await {
                 Ok(()) => Ok(()),
@@ -307,7 +307,7 @@ impl Inner {
 
     async fn empower(&self, room: String, user: String, power: i64) -> Result<(), RoomError> {
         let room = self.room(&room).await?;
-        user_id(&user)?;
+        somebody_else(&room, &user)?;
         let powers = read::state(&room, StateEventType::RoomPowerLevels).await?;
         let mut powers = powers.unwrap_or_else(|| json!({}));
         let has = powers["users"].get(&user).and_then(Value::as_i64);
@@ -324,7 +324,7 @@ impl Inner {
 
     async fn remove(&self, room: String, user: String, reason: String) -> Result<(), RoomError> {
         let room = self.room(&room).await?;
-        let user = user_id(&user)?;
+        let user = somebody_else(&room, &user)?;
         if open::membership(&room, user).await.is_none() {
             return Ok(());
         }
@@ -333,9 +333,20 @@ impl Inner {
     }
 }
 
-fn user_id(text: &str) -> Result<&UserId, RoomError> {
-    <&UserId>::try_from(text)
-        .map_err(|_| RoomError::Permanent(format!("\"{text}\" is no Matrix id")))
+/// A user that is not the bot: without its power or its place in a room, the room is lost for good.
+fn somebody_else<'a>(room: &Room, text: &'a str) -> Result<&'a UserId, RoomError> {
+    not_own(room.own_user_id(), text)
+}
+
+fn not_own<'a>(own: &UserId, text: &'a str) -> Result<&'a UserId, RoomError> {
+    let user = <&UserId>::try_from(text)
+        .map_err(|_| RoomError::Permanent(format!("\"{text}\" is no Matrix id")))?;
+    if user == own {
+        return Err(RoomError::Permanent(format!(
+            "{user} is Chargehand's own user: it is in every room that it made, and keeps its power there"
+        )));
+    }
+    Ok(user)
 }
 
 async fn send(room: &Room, kind: &str, content: Value, key: &str) -> Result<String, RoomError> {
@@ -434,5 +445,27 @@ impl Rooms for MatrixRooms {
         reason: String,
     ) -> PortFuture<'_, Result<(), RoomError>> {
         Box::pin(self.0.remove(room, user, reason))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use matrix_sdk::ruma::user_id;
+
+    use super::*;
+
+    #[test]
+    fn the_bot_itself_is_nobody_who_is_added_removed_or_given_power() {
+        let own = user_id!("@bot:example.org");
+        for wrong in ["@bot:example.org", "bot", "", "@bot"] {
+            let refused = not_own(own, wrong);
+            assert!(
+                matches!(refused, Err(RoomError::Permanent(_))),
+                "{wrong}: {refused:?}"
+            );
+        }
+        for other in ["@ann:example.org", "@bot:example.com"] {
+            assert_eq!(not_own(own, other).map(UserId::as_str), Ok(other));
+        }
     }
 }
