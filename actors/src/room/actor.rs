@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::board::{ActorKind, Slot};
 use crate::handle::{Handle, Inbox};
-use crate::id::{EventNumber, TaskId};
+use crate::id::{EventNumber, JobId, TaskId};
 use crate::jobs::{JobEnd, Jobs};
 use crate::ports::{RoomError, RoomMemoryError, TakenCommand};
 use crate::rooms::RoomsMsg;
@@ -105,7 +105,9 @@ pub(crate) struct RoomState {
     is_final: bool,
     room: Option<String>,
     telling: bool,
-    waiting: bool,
+    /// The pace or a back-off: nothing is told before this message comes. There is never a second one on its way, which
+    /// would cut the next wait short.
+    due: Option<JobId>,
     ticking: bool,
     /// Something is to be told, as far as this life of the actor knows.
     dirty: bool,
@@ -166,7 +168,7 @@ impl Actor for Room {
             is_final: args.is_final,
             room: None,
             telling: false,
-            waiting: false,
+            due: None,
             ticking: false,
             dirty: true,
             failures: 0,
@@ -213,13 +215,13 @@ impl Actor for Room {
                 state.dirty = true;
                 state.is_final |= is_final;
                 if urgent && state.failures == 0 {
-                    state.waiting = false;
+                    state.forget_due();
                 }
             }
             RoomMsg::News { upto } => state.news = Some(upto),
             RoomMsg::People => state.watch = true,
             RoomMsg::Up => state.up(),
-            RoomMsg::Due => state.waiting = false,
+            RoomMsg::Due => state.forget_due(),
             RoomMsg::Tick => {
                 state.ticking = false;
                 state.dirty = true;
@@ -254,7 +256,7 @@ impl RoomState {
 
     /// Whatever backed off because the homeserver was away is tried at once.
     fn up(&mut self) {
-        self.waiting = false;
+        self.forget_due();
         self.dirty = true;
         self.uninvited.forget();
         self.resting = false;
@@ -266,7 +268,7 @@ impl RoomState {
 
     fn speak(&mut self) {
         let answered = self.shut && self.listened && self.is_idle();
-        if self.telling || self.waiting || !(self.dirty || answered) {
+        if self.telling || self.due.is_some() || !(self.dirty || answered) {
             return;
         }
         self.telling = true;
@@ -366,8 +368,14 @@ impl RoomState {
     }
 
     fn put_off(&mut self, wait: Duration) {
-        self.waiting = true;
-        self.jobs.after(wait, RoomMsg::Due);
+        self.forget_due();
+        self.due = Some(self.jobs.after(wait, RoomMsg::Due));
+    }
+
+    fn forget_due(&mut self) {
+        if let Some(job) = self.due.take() {
+            self.jobs.drop_job(job);
+        }
     }
 
     /// Output is no event, and times pass without one.

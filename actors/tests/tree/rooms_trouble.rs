@@ -295,6 +295,34 @@ async fn files_that_cannot_be_uploaded_hold_up_no_end_and_come_later() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn urgent_events_make_no_later_edit_come_faster_than_the_pace() {
+    let mut world = world();
+    world.settings.max_steps = 0;
+    let stage = Stage::of(world).await;
+    let script = [vec!["ask bash; work 300"; 20], vec!["work 100"; 600]].concat();
+    let task = stage.submit(&script.join("; ")).await;
+    let asked = |stage: &Stage| {
+        let events = stage.world.journal.of(task).into_iter();
+        events
+            .filter(|committed| matches!(committed.event, Event::RequestOpened { .. }))
+            .count()
+    };
+    stage.works(task).await;
+    while asked(&stage) < 20 {
+        sleep(500).await;
+    }
+    sleep(5_000).await;
+    let edits = || about(&stage.world, task, "status_change").len();
+    let before = edits();
+    sleep(30_000).await;
+    // The fake's pace is one in 1.5 s.
+    let made = edits() - before;
+    assert!((10..=21).contains(&made), "{made} edits in 30 s");
+    stage.cancel(task).await;
+    stage.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_sign_counts_although_the_buttons_are_not_there_yet() {
     let stage = Stage::of(world()).await;
     let rooms = stage.world.rooms.clone();
