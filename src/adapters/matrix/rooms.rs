@@ -45,7 +45,7 @@ pub(super) struct Inner {
     health: Mutex<(HealthState, String)>,
     /// Why nothing works any more.
     login_lost: Mutex<Option<String>>,
-    /// A session that was kept is refused; a new login was tried for it.
+    /// A session that was kept is refused; a new login was tried for it, and did not work yet.
     anew: AtomicBool,
 }
 
@@ -85,8 +85,9 @@ impl Inner {
         let space = self.space.lock().await;
         (*space == open::Space::Foreign).then_some(
             "but the space of the rooms is not the bot's: it has another account than before, or was removed from it. Rooms \
-             are made without a space, and only the owner of a task and the observers named with it are invited; invite the \
-             bot to the space of before and restart Chargehand, or delete the alias of that space",
+             are made without a space, and only the owner of a task and the observers named with it are invited. Give the \
+             bot its account of before, or delete the alias of that space (#chargehand-…), after which a new one is made; \
+             then restart Chargehand. An invitation to it would be refused, as all are",
         )
     }
 
@@ -103,6 +104,11 @@ impl Inner {
         let client = self.noted(session::connect(&self.settings).await)?;
         *held = Some(client.clone());
         Ok(client)
+    }
+
+    /// The session works: should it be refused again some day, a new login is tried again.
+    pub(super) fn logged_in(&self) {
+        self.anew.store(false, Ordering::Relaxed);
     }
 
     /// A kept session that the homeserver refuses is given up once, where a password can make a new one.
