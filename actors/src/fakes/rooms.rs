@@ -18,6 +18,9 @@ use crate::ports::{
 };
 use crate::view::HealthState;
 
+/// The bot's own user.
+const BOT: &str = "@bot:fake";
+
 /// Events of one page: few, so that there is more than one.
 const PAGE: usize = 3;
 
@@ -35,6 +38,8 @@ struct FakeRoom {
     people: BTreeMap<String, i64>,
     /// Power that was given to somebody, joined or not.
     powers: BTreeMap<String, i64>,
+    /// Whom the bot tried to invite, in order, and whether it could.
+    invited: Vec<(String, bool)>,
     shut: bool,
     left: bool,
     opened: Option<OpenRoom>,
@@ -74,6 +79,8 @@ pub struct FakeRooms {
     mode: Arc<Mutex<OutwardMode>>,
     /// Answers of single calls, by name.
     answers: Arc<Mutex<HashMap<&'static str, RoomError>>>,
+    /// Why somebody cannot be invited.
+    unreachable: Arc<Mutex<HashMap<String, RoomError>>>,
     /// Posts that are never taken.
     refused: Arc<Mutex<Option<Fits>>>,
     home: Arc<Mutex<Home>>,
@@ -93,6 +100,7 @@ impl FakeRooms {
         Self {
             mode: Arc::new(Mutex::new(mode)),
             answers: Arc::default(),
+            unreachable: Arc::default(),
             refused: Arc::default(),
             home: Arc::default(),
             trouble,
@@ -107,6 +115,22 @@ impl FakeRooms {
             Some(error) => answers.insert(what, error),
             None => answers.remove(what),
         };
+    }
+
+    /// From now on nobody can invite this user; `None` = it is as it should be.
+    pub fn unreachable(&self, user: &str, error: Option<RoomError>) {
+        let mut unreachable = lock(&self.unreachable);
+        match error {
+            Some(error) => unreachable.insert(user.to_owned(), error),
+            None => unreachable.remove(user),
+        };
+    }
+
+    /// Whom the bot tried to invite to the task's room, in order, and whether it could.
+    pub fn invited(&self, task: TaskId) -> Vec<(String, bool)> {
+        let home = lock(&self.home);
+        let room = home.rooms.get(&task);
+        room.map_or_else(Vec::new, |room| room.invited.clone())
     }
 
     /// From now on posts like these are refused for good.
@@ -289,6 +313,14 @@ impl FakeRooms {
     }
 }
 
+/// A homeserver would do it, and the room were lost.
+fn not_own(user: &str) -> Result<(), RoomError> {
+    match user {
+        BOT => Err(RoomError::Permanent(format!("{user} is the bot itself"))),
+        _ => Ok(()),
+    }
+}
+
 fn gone() -> RoomError {
     RoomError::Permanent("no such room".to_owned())
 }
@@ -442,7 +474,7 @@ impl Rooms for FakeRooms {
             self.call("rooms.people", &room, |home| {
                 let room = home.room(&room).ok_or_else(gone)?;
                 let bot = Person {
-                    id: "@bot:fake".to_owned(),
+                    id: BOT.to_owned(),
                     joined: true,
                     power: None,
                     own: true,
@@ -459,8 +491,17 @@ impl Rooms for FakeRooms {
         })
     }
 
-    fn invite(&self, room: String, _user: String) -> PortFuture<'_, Result<(), RoomError>> {
-        Box::pin(async move { self.call("rooms.invite", &room, |_| ()).await })
+    fn invite(&self, room: String, user: String) -> PortFuture<'_, Result<(), RoomError>> {
+        let unreachable = lock(&self.unreachable).get(&user).cloned();
+        Box::pin(async move {
+            not_own(&user)?;
+            self.call("rooms.invite", &room, |home| {
+                let room = home.room(&room).ok_or_else(gone)?;
+                room.invited.push((user, unreachable.is_none()));
+                unreachable.map_or(Ok(()), Err)
+            })
+            .await?
+        })
     }
 
     fn empower(
@@ -470,6 +511,7 @@ impl Rooms for FakeRooms {
         power: i64,
     ) -> PortFuture<'_, Result<(), RoomError>> {
         Box::pin(async move {
+            not_own(&user)?;
             self.call("rooms.empower", &room, |home| {
                 let room = home.room(&room).ok_or_else(gone)?;
                 room.powers.insert(user.clone(), power);
@@ -489,6 +531,7 @@ impl Rooms for FakeRooms {
         _reason: String,
     ) -> PortFuture<'_, Result<(), RoomError>> {
         Box::pin(async move {
+            not_own(&user)?;
             self.call("rooms.remove", &room, |home| {
                 let room = home.room(&room).ok_or_else(gone)?;
                 room.people.remove(&user);

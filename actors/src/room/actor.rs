@@ -14,14 +14,14 @@ use tokio::time::Instant;
 
 use crate::board::{ActorKind, Slot};
 use crate::handle::{Handle, Inbox};
-use crate::id::{EventNumber, TaskId};
+use crate::id::{EventNumber, JobId, TaskId};
 use crate::jobs::{JobEnd, Jobs};
 use crate::ports::{RoomError, RoomMemoryError, TakenCommand};
 use crate::rooms::RoomsMsg;
 use crate::wiring::Wires;
 
 use super::act::Reply;
-use super::tell::{Told, Turn, tell};
+use super::tell::{Told, Turn, Uninvited, tell};
 
 /// Many sends fit in; what is cut is repeated.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -105,13 +105,16 @@ pub(crate) struct RoomState {
     is_final: bool,
     room: Option<String>,
     telling: bool,
-    waiting: bool,
+    /// The pace or a back-off: nothing is told before this message comes. There is never a second one on its way, which
+    /// would cut the next wait short.
+    due: Option<JobId>,
     ticking: bool,
     /// Something is to be told, as far as this life of the actor knows.
     dirty: bool,
     failures: u32,
     batched: Option<Instant>,
     refreshed: Instant,
+    uninvited: Uninvited,
     /// There is news, up to this place if it is known.
     news: Option<Option<String>>,
     hearing: bool,
@@ -165,12 +168,13 @@ impl Actor for Room {
             is_final: args.is_final,
             room: None,
             telling: false,
-            waiting: false,
+            due: None,
             ticking: false,
             dirty: true,
             failures: 0,
             batched: None,
             refreshed: Instant::now(),
+            uninvited: Uninvited::default(),
             // What was said while nobody listened is looked for at every start.
             news: Some(args.upto),
             hearing: false,
@@ -211,13 +215,13 @@ impl Actor for Room {
                 state.dirty = true;
                 state.is_final |= is_final;
                 if urgent && state.failures == 0 {
-                    state.waiting = false;
+                    state.forget_due();
                 }
             }
             RoomMsg::News { upto } => state.news = Some(upto),
             RoomMsg::People => state.watch = true,
             RoomMsg::Up => state.up(),
-            RoomMsg::Due => state.waiting = false,
+            RoomMsg::Due => state.forget_due(),
             RoomMsg::Tick => {
                 state.ticking = false;
                 state.dirty = true;
@@ -252,8 +256,9 @@ impl RoomState {
 
     /// Whatever backed off because the homeserver was away is tried at once.
     fn up(&mut self) {
-        self.waiting = false;
+        self.forget_due();
         self.dirty = true;
+        self.uninvited.forget();
         self.resting = false;
         self.watch = true;
         self.news.get_or_insert(None);
@@ -263,7 +268,7 @@ impl RoomState {
 
     fn speak(&mut self) {
         let answered = self.shut && self.listened && self.is_idle();
-        if self.telling || self.waiting || !(self.dirty || answered) {
+        if self.telling || self.due.is_some() || !(self.dirty || answered) {
             return;
         }
         self.telling = true;
@@ -275,7 +280,8 @@ impl RoomState {
             refresh: self.refreshed.elapsed() >= REFRESH,
             answered,
         };
-        let job = tell(Arc::clone(&self.wires), self.task, turn);
+        let uninvited = self.uninvited.clone();
+        let job = tell(Arc::clone(&self.wires), self.task, turn, uninvited);
         let id = self.jobs.start(DEADLINE, job, |_, end| RoomMsg::Told(end));
         self.slot.job_started(id.0, "tell");
         self.slot.set_phase("telling");
@@ -362,8 +368,14 @@ impl RoomState {
     }
 
     fn put_off(&mut self, wait: Duration) {
-        self.waiting = true;
-        self.jobs.after(wait, RoomMsg::Due);
+        self.forget_due();
+        self.due = Some(self.jobs.after(wait, RoomMsg::Due));
+    }
+
+    fn forget_due(&mut self) {
+        if let Some(job) = self.due.take() {
+            self.jobs.drop_job(job);
+        }
     }
 
     /// Output is no event, and times pass without one.

@@ -46,7 +46,7 @@ pub enum RoomQuestion {
 pub struct RoomAnswer {
     /// The room's id.
     pub room: String,
-    /// Who is in it or invited; of an archive, who said something.
+    /// Who is in it or invited, without the bot; of an archive, who said something.
     pub people: Vec<Person>,
     /// Messages in the archive.
     pub messages: u64,
@@ -89,7 +89,9 @@ pub(crate) async fn answer(
             return archive(&wires, &view, room, summary).await;
         }
     }
-    let people = rooms.people(room.clone()).await?;
+    let mut people = rooms.people(room.clone()).await?;
+    // The bot watches nothing: it cannot be added or removed.
+    people.retain(|person| !person.own);
     Ok(RoomAnswer {
         room,
         people,

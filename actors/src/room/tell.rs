@@ -3,6 +3,8 @@
 //! In: the room's row and record, the task's view and events. Out: posts with keys that make a repeat harmless, and the
 //! record moved on after each. It may be cut anywhere and called again: what was sent has the same key and text then.
 
+mod invite;
+
 use std::sync::Arc;
 
 use crate::command::TextKind;
@@ -21,6 +23,8 @@ use super::command::{APPROVE, CANCEL, PAUSE, RESUME};
 use super::record::{Record, cursor};
 use super::text::whole;
 use super::words::{self, Say};
+
+pub(super) use invite::Uninvited;
 
 /// Events that are looked at in one go.
 const PAGE: u64 = 500;
@@ -74,7 +78,12 @@ impl From<RoomMemoryError> for RoomError {
 }
 
 /// One call.
-pub(super) async fn tell(wires: Wires, task: TaskId, turn: Turn) -> Result<Told, RoomError> {
+pub(super) async fn tell(
+    wires: Wires,
+    task: TaskId,
+    turn: Turn,
+    uninvited: Uninvited,
+) -> Result<Told, RoomError> {
     let memory = wires.ports.rooms.memory();
     let row = memory.row(task).await?;
     if row.closed.is_some() {
@@ -108,7 +117,7 @@ pub(super) async fn tell(wires: Wires, task: TaskId, turn: Turn) -> Result<Told,
         ..Told::default()
     };
     // First of all: in an encrypted room who is not invited yet gets no key for what is said.
-    teller.invite().await?;
+    teller.invite(&uninvited).await?;
     if teller.record.statuses.is_empty() {
         // The threads hang on it.
         teller.show(turn).await?;
@@ -135,9 +144,11 @@ pub(super) async fn tell(wires: Wires, task: TaskId, turn: Turn) -> Result<Told,
         told.batch |= teller.output().await?;
     }
     if !told.lives && !told.more && teller.record.told >= teller.view.last_event {
+        // A file that cannot be uploaded holds up nothing: only the row stays open, so that it is tried again.
+        told.behind = teller.files().await.err();
         teller.shut().await?;
         told.shut = true;
-        if turn.answered {
+        if turn.answered && told.behind.is_none() {
             teller.close().await?;
             told.closed = true;
         }
@@ -214,27 +225,6 @@ impl Teller {
             task: self.task,
             room: self.room.clone(),
         });
-        Ok(())
-    }
-
-    /// Invites who is not yet invited. Homeservers limit this hard: who cannot be invited now is the next time.
-    async fn invite(&mut self) -> Result<(), RoomError> {
-        let wanted = self.wires.settings.rooms.invited(&self.view);
-        for person in wanted {
-            if self.record.invited.contains(&person) {
-                continue;
-            }
-            match self.rooms.invite(self.room.clone(), person.clone()).await {
-                Ok(()) => {}
-                Err(RoomError::Permanent(why)) => {
-                    tracing::warn!(task = %self.task, person, why, "somebody cannot be invited to the task's room");
-                }
-                Err(RoomError::LoginLost(why)) => return Err(RoomError::LoginLost(why)),
-                Err(RoomError::Later(_) | RoomError::Transient(_)) => return Ok(()),
-            }
-            self.record.invited.push(person);
-            self.save().await?;
-        }
         Ok(())
     }
 
@@ -456,7 +446,7 @@ impl Teller {
         }
     }
 
-    /// What follows a call: buttons under a request, files after an end.
+    /// What follows a call: buttons under a request.
     async fn called(&mut self, committed: &CommittedEvent, post: String) -> Result<(), RoomError> {
         if let Event::RequestOpened { request, .. } = &committed.event {
             // Known before its buttons are there: a sign of somebody who is faster than the homeserver's limit counts.
@@ -468,13 +458,12 @@ impl Teller {
             for sign in [APPROVE, CANCEL] {
                 self.sign(&post, sign, true).await?;
             }
-        } else if committed.event.is_final() {
-            self.files().await?;
         }
         Ok(())
     }
 
-    /// The patch and the whole log, as files of the thread.
+    /// The patch and the whole log, as files of the thread. Which ones are there is in the record of a room that is not
+    /// closed, so what is missing after a crash comes then.
     async fn files(&mut self) -> Result<(), RoomError> {
         let Some(root) = self.record.root().cloned() else {
             return Ok(());

@@ -224,6 +224,105 @@ async fn a_post_that_is_refused_for_good_holds_up_neither_the_rest_nor_the_end()
 }
 
 #[tokio::test(start_paused = true)]
+async fn somebody_who_cannot_be_invited_holds_up_nobody_and_is_not_tried_at_every_telling() {
+    let mut world = world();
+    let user = |name: &str| format!("@{name}:fake");
+    world.settings.rooms.operators = ["far", "gone", "near"].map(user).to_vec();
+    let away = RoomError::Transient("scripted: no answer of the other homeserver".to_owned());
+    world.rooms.unreachable(&user("far"), Some(away));
+    world.rooms.unreachable(&user("gone"), Some(never()));
+    let stage = Stage::of(world).await;
+    let rooms = &stage.world.rooms;
+    let task = stage.submit(&["work 1000"; 130].join("; ")).await;
+    stage.works(task).await;
+    sleep(3_000).await;
+    let first: Vec<(String, bool)> = [("far", false), ("gone", false), ("near", true)]
+        .map(|(name, could)| (user(name), could))
+        .to_vec();
+    assert_eq!(rooms.invited(task), first, "each once");
+    sleep(100_000).await;
+    let tries = rooms.invited(task).split_off(3);
+    assert!(
+        (1..=4).contains(&tries.len()) && tries.iter().all(|(who, _)| *who == user("far")),
+        "{tries:?}"
+    );
+    assert!(rooms.posted(task).len() > 10, "there were more tellings");
+    // The homeserver is there again: at once, and never again.
+    rooms.unreachable(&user("far"), None);
+    rooms.up();
+    sleep(3_000).await;
+    let far = (user("far"), true);
+    assert_eq!(rooms.invited(task).last(), Some(&far));
+    let tried = rooms.invited(task).len();
+    sleep(15_000).await;
+    assert_eq!(rooms.invited(task).len(), tried);
+    stage.cancel(task).await;
+    stage.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn files_that_cannot_be_uploaded_hold_up_no_end_and_come_later() {
+    for crash in [false, true] {
+        let mut stage = Stage::of(world()).await;
+        let rooms = stage.world.rooms.clone();
+        let away = RoomError::Transient("scripted: not now".to_owned());
+        rooms.answer("rooms.attach", Some(away));
+        let task = stage.submit("work 4000").await;
+        stage.reach(task, Phase::Completed).await;
+        sleep(30_000).await;
+        assert_eq!(about(&stage.world, task, "task_completed").len(), 1);
+        let statuses = about(&stage.world, task, "status_change");
+        let last = statuses.iter().rfind(|post| post.about.contains_key("rev"));
+        assert_eq!(last.unwrap().about["phase"], "completed", "the status");
+        assert!(rooms.ended(task).0, "read-only");
+        assert_eq!(rooms.files(task), Vec::<String>::new());
+        // What was said last is answered too.
+        assert!(rooms.types(task, "!status").is_some());
+        sleep(5_000).await;
+        assert_eq!(about(&stage.world, task, "reply").len(), 1);
+        if crash {
+            stage = Stage::of(stage.crash().await).await;
+        }
+        // Longer than the room's actor tries.
+        sleep(1_000_000).await;
+        rooms.answer("rooms.attach", None);
+        rooms.up();
+        sleep(30_000).await;
+        assert_eq!(rooms.files(task), ["worker.log"], "crash {crash}");
+        assert_eq!(about(&stage.world, task, "task_completed").len(), 1);
+        stage.end().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn urgent_events_make_no_later_edit_come_faster_than_the_pace() {
+    let mut world = world();
+    world.settings.max_steps = 0;
+    let stage = Stage::of(world).await;
+    let script = [vec!["ask bash; work 300"; 20], vec!["work 100"; 600]].concat();
+    let task = stage.submit(&script.join("; ")).await;
+    let asked = |stage: &Stage| {
+        let events = stage.world.journal.of(task).into_iter();
+        events
+            .filter(|committed| matches!(committed.event, Event::RequestOpened { .. }))
+            .count()
+    };
+    stage.works(task).await;
+    while asked(&stage) < 20 {
+        sleep(500).await;
+    }
+    sleep(5_000).await;
+    let edits = || about(&stage.world, task, "status_change").len();
+    let before = edits();
+    sleep(30_000).await;
+    // The fake's pace is one in 1.5 s.
+    let made = edits() - before;
+    assert!((10..=21).contains(&made), "{made} edits in 30 s");
+    stage.cancel(task).await;
+    stage.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_sign_counts_although_the_buttons_are_not_there_yet() {
     let stage = Stage::of(world()).await;
     let rooms = stage.world.rooms.clone();
@@ -360,6 +459,33 @@ async fn rooms_are_closed_however_late_and_left_when_their_time_is_over() {
     for task in [late, third, never_closed] {
         assert!(rooms.ended(task).1, "left, closed or not");
     }
+    stage.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_bot_is_no_observer_and_cannot_be_made_one_or_removed() {
+    let stage = Stage::of(world()).await;
+    let task = stage.submit("work 3600000").await;
+    stage.works(task).await;
+    sleep(3_000).await;
+    assert!(stage.world.rooms.moves(task, "@anna:fake", Some(50)));
+    let operator = World::operator();
+    let ask = |question| stage.handle.room(&operator, task, question);
+    let bot = || "@bot:fake".to_owned();
+    for question in [
+        RoomQuestion::Remove { user: bot() },
+        RoomQuestion::Add {
+            user: bot(),
+            steer: false,
+        },
+    ] {
+        let error = ask(question).await.unwrap_err().to_string();
+        assert!(error.contains("the bot itself"), "{error}");
+    }
+    let there = ask(RoomQuestion::People).await.unwrap().people;
+    let there: Vec<&str> = there.iter().map(|person| person.id.as_str()).collect();
+    assert_eq!(there, ["@anna:fake"]);
+    stage.cancel(task).await;
     stage.end().await;
 }
 

@@ -227,20 +227,7 @@ impl AppServer {
             return Ok(Vec::new());
         }
         let mark = self.owner();
-        let ours = |entry: &Value| {
-            let path = entry["relative_path"].as_str()?;
-            let (_, rest) = entry["content"].as_str()?.split_once(&mark)?;
-            let (task, _) = rest.split_once(')')?;
-            let task = task.parse().ok()?;
-            let label = path.strip_suffix(".md")?;
-            // What lies aside was put there to be kept.
-            (!path.contains('/')).then(|| LeftMemory {
-                task,
-                id: path.to_owned(),
-                label: label.to_owned(),
-                agent: agent.to_owned(),
-            })
-        };
+        let ours = |entry| left_in(entry, &mark, agent);
         Ok(entries.iter().filter_map(ours).collect())
     }
 
@@ -332,6 +319,24 @@ impl AppServer {
     }
 }
 
+/// A memory file in an agent's root that this instance wrote: it has the label of a task, and the description that goes with
+/// it. A file of the agent's own that only quotes one is not. (Letta tells the front matter's description apart from the
+/// content, which is what stands below it; seen with 0.34.12.)
+fn left_in(entry: &Value, mark: &str, agent: &str) -> Option<LeftMemory> {
+    let path = entry["relative_path"].as_str()?;
+    let described = entry["description"].as_str()?;
+    let (_, rest) = described.split_once(mark)?;
+    let (task, _) = rest.split_once(')')?;
+    let task = task.parse().ok()?;
+    // What lies aside was put there to be kept, and has another path.
+    (path == format!("{}.md", label(task))).then(|| LeftMemory {
+        task,
+        id: path.to_owned(),
+        label: label(task),
+        agent: agent.to_owned(),
+    })
+}
+
 /// The conversation that the task came from; without it the agent's newest one, if there is any.
 async fn conversation(
     socket: &mut Socket,
@@ -404,3 +409,7 @@ fn digest(text: &str) -> u64 {
     text.hash(&mut hasher);
     hasher.finish()
 }
+
+#[cfg(test)]
+#[path = "app_server_tests.rs"]
+mod tests;

@@ -22,7 +22,7 @@ pub(super) fn block(
     let mut text_chars = limit / 2;
     let mut events = usize::try_from(most_events).unwrap_or(usize::MAX);
     loop {
-        let value = value(page, events, text_chars, words).to_string();
+        let value = untagged(&value(page, events, text_chars, words));
         if value.chars().count() <= limit || (text_chars == 0 && events == 0) {
             return value;
         }
@@ -34,6 +34,12 @@ pub(super) fn block(
             text_chars = 0;
         }
     }
+}
+
+/// JSON in which nothing ends the tag of the prompt that it stands in. Brackets stand in texts only, where they may be escaped.
+fn untagged(value: &Value) -> String {
+    let text = value.to_string();
+    text.replace('<', "\\u003c").replace('>', "\\u003e")
 }
 
 fn value(

@@ -42,6 +42,7 @@ pub(super) async fn listen(inner: &Inner, sink: &RoomSink) -> Result<(), RoomErr
         let response = response.map_err(|error| down(fault::of(&error)))?;
         if !up {
             up = true;
+            inner.logged_in();
             if inner.settings.encrypt {
                 set_up_encryption(inner, &client).await;
             }

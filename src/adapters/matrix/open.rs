@@ -36,6 +36,12 @@ pub(super) async fn open(inner: &Inner, wanted: OpenRoom) -> Result<String, Room
     } else {
         STEER
     };
+    // Named as an operator, the bot would have less power than it must have.
+    let own = client.user_id().map(UserId::as_str);
+    let steer = wanted
+        .steer
+        .iter()
+        .filter(|user| Some(user.as_str()) != own);
     let mut powers = json!({
         "users_default": 0,
         "events_default": write,
@@ -43,7 +49,7 @@ pub(super) async fn open(inner: &Inner, wanted: OpenRoom) -> Result<String, Room
         "invite": STEER, "kick": STEER, "ban": STEER, "redact": STEER,
         "notifications": {"room": 100},
         "events": {CONTROL: STEER, "m.reaction": write},
-        "users": wanted.steer.iter().map(|user| (user.clone(), json!(STEER))).collect::<serde_json::Map<_, _>>(),
+        "users": steer.map(|user| (user.clone(), json!(STEER))).collect::<serde_json::Map<_, _>>(),
     });
     name_creator(&client, &mut powers).await?;
     let mut state = vec![
@@ -113,6 +119,10 @@ pub(super) async fn space(
     let mut creation = CreationContent::new();
     creation.room_type = Some(RoomType::Space);
     request.creation_content = Some(Raw::new(&creation).map_err(|error| bad(&error))?);
+    // Who is in the space may join every room: its members invite nobody, which the preset would let them.
+    let mut powers = json!({"invite": STEER});
+    name_creator(client, &mut powers).await?;
+    request.power_level_content_override = Some(raw(&powers)?.cast_unchecked());
     let space = create(client, request, &format!("chargehand-{short}"), Vec::new()).await?;
     let Some(room) = client.get_room(&space) else {
         let joined = client.send(joined_rooms::v3::Request::new()).await;
@@ -126,18 +136,38 @@ pub(super) async fn space(
             "the space is not known before the next synchronisation".to_owned(),
         ));
     };
+    if let Err(error) = keep_to_ourselves(&room).await {
+        tracing::warn!(%space, %error, "members of the space may still invite others; trying again at the next start");
+    }
+    invite_people(inner, &room).await;
+    *known = Space::Ours(space.clone());
+    Ok(Some(space))
+}
+
+/// A space of an earlier version lets every member invite.
+async fn keep_to_ourselves(space: &Room) -> Result<(), RoomError> {
+    let powers = read::state(space, StateEventType::RoomPowerLevels).await?;
+    let mut powers = powers.unwrap_or_else(|| json!({}));
+    // Where nothing is said it is 0.
+    if powers["invite"].as_i64().unwrap_or(0) >= STEER {
+        return Ok(());
+    }
+    powers["invite"] = json!(STEER);
+    let sent = space.send_state_event_raw("m.room.power_levels", "", powers);
+    sent.await.map(drop).map_err(|error| fault::of(&error))
+}
+
+async fn invite_people(inner: &Inner, space: &Room) {
     for person in &inner.settings.people {
         let Ok(user) = <&UserId>::try_from(person.as_str()) else {
             continue;
         };
-        if membership(&room, user).await.is_none()
-            && let Err(error) = room.invite_user_by_id(user).await
+        if membership(space, user).await.is_none()
+            && let Err(error) = space.invite_user_by_id(user).await
         {
             tracing::warn!(%user, %error, "somebody could not be invited to the space; trying again at the next start");
         }
     }
-    *known = Space::Ours(space.clone());
-    Ok(Some(space))
 }
 
 /// Membership of somebody, as the homeserver has it now; none for somebody who never was there, or left.

@@ -45,7 +45,7 @@ pub(super) struct Inner {
     health: Mutex<(HealthState, String)>,
     /// Why nothing works any more.
     login_lost: Mutex<Option<String>>,
-    /// A session that was kept is refused; a new login was tried for it.
+    /// A session that was kept is refused; a new login was tried for it, and did not work yet.
     anew: AtomicBool,
 }
 
@@ -85,8 +85,9 @@ impl Inner {
         let space = self.space.lock().await;
         (*space == open::Space::Foreign).then_some(
             "but the space of the rooms is not the bot's: it has another account than before, or was removed from it. Rooms \
-             are made without a space, and only the owner of a task and the observers named with it are invited; invite the \
-             bot to the space of before and restart Chargehand, or delete the alias of that space",
+             are made without a space, and only the owner of a task and the observers named with it are invited. Give the \
+             bot its account of before, or delete the alias of that space (#chargehand-…), after which a new one is made; \
+             then restart Chargehand. An invitation to it would be refused, as all are",
         )
     }
 
@@ -103,6 +104,11 @@ impl Inner {
         let client = self.noted(session::connect(&self.settings).await)?;
         *held = Some(client.clone());
         Ok(client)
+    }
+
+    /// The session works: should it be refused again some day, a new login is tried again.
+    pub(super) fn logged_in(&self) {
+        self.anew.store(false, Ordering::Relaxed);
     }
 
     /// A kept session that the homeserver refuses is given up once, where a password can make a new one.
@@ -291,7 +297,7 @@ impl Inner {
 
     async fn invite(&self, room: String, user: String) -> Result<(), RoomError> {
         let room = self.room(&room).await?;
-        let user = user_id(&user)?;
+        let user = somebody_else(&room, &user)?;
         let invited = async {
             match room.invite_user_by_id(user).await {
                 Ok(()) => Ok(()),
@@ -307,7 +313,7 @@ impl Inner {
 
     async fn empower(&self, room: String, user: String, power: i64) -> Result<(), RoomError> {
         let room = self.room(&room).await?;
-        user_id(&user)?;
+        somebody_else(&room, &user)?;
         let powers = read::state(&room, StateEventType::RoomPowerLevels).await?;
         let mut powers = powers.unwrap_or_else(|| json!({}));
         let has = powers["users"].get(&user).and_then(Value::as_i64);
@@ -324,7 +330,7 @@ impl Inner {
 
     async fn remove(&self, room: String, user: String, reason: String) -> Result<(), RoomError> {
         let room = self.room(&room).await?;
-        let user = user_id(&user)?;
+        let user = somebody_else(&room, &user)?;
         if open::membership(&room, user).await.is_none() {
             return Ok(());
         }
@@ -333,9 +339,20 @@ impl Inner {
     }
 }
 
-fn user_id(text: &str) -> Result<&UserId, RoomError> {
-    <&UserId>::try_from(text)
-        .map_err(|_| RoomError::Permanent(format!("\"{text}\" is no Matrix id")))
+/// A user that is not the bot: without its power or its place in a room, the room is lost for good.
+fn somebody_else<'a>(room: &Room, text: &'a str) -> Result<&'a UserId, RoomError> {
+    not_own(room.own_user_id(), text)
+}
+
+fn not_own<'a>(own: &UserId, text: &'a str) -> Result<&'a UserId, RoomError> {
+    let user = <&UserId>::try_from(text)
+        .map_err(|_| RoomError::Permanent(format!("\"{text}\" is no Matrix id")))?;
+    if user == own {
+        return Err(RoomError::Permanent(format!(
+            "{user} is Chargehand's own user: it is in every room that it made, and keeps its power there"
+        )));
+    }
+    Ok(user)
 }
 
 async fn send(room: &Room, kind: &str, content: Value, key: &str) -> Result<String, RoomError> {
@@ -434,5 +451,27 @@ impl Rooms for MatrixRooms {
         reason: String,
     ) -> PortFuture<'_, Result<(), RoomError>> {
         Box::pin(self.0.remove(room, user, reason))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use matrix_sdk::ruma::user_id;
+
+    use super::*;
+
+    #[test]
+    fn the_bot_itself_is_nobody_who_is_added_removed_or_given_power() {
+        let own = user_id!("@bot:example.org");
+        for wrong in ["@bot:example.org", "bot", "", "@bot"] {
+            let refused = not_own(own, wrong);
+            assert!(
+                matches!(refused, Err(RoomError::Permanent(_))),
+                "{wrong}: {refused:?}"
+            );
+        }
+        for other in ["@ann:example.org", "@bot:example.com"] {
+            assert_eq!(not_own(own, other).map(UserId::as_str), Ok(other));
+        }
     }
 }

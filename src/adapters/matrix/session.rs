@@ -97,6 +97,10 @@ async fn log_in(settings: &MatrixSettings, client: &Client) -> Result<(), RoomEr
                 .send()
                 .await
                 .map_err(|error| match fault::of(&error) {
+                    // A proxy before the homeserver knows no password.
+                    RoomError::Permanent(why) if error.client_api_error_kind().is_none() => {
+                        RoomError::Transient(why)
+                    }
                     RoomError::Permanent(why) => RoomError::LoginLost(format!(
                         "the homeserver refuses the bot's user name or password ({why}); mend [matrix] and restart \
                          Chargehand. Tasks go on without rooms"
