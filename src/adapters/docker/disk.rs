@@ -25,21 +25,30 @@ pub(super) async fn watch(containers: Arc<Containers>) {
         tokio::time::sleep(EVERY).await;
         for worker in containers.all_known() {
             let name = worker.name.clone();
-            if let Some(directories) = containers.directories(&name).await
-                && is_over(directories, limit).await
-            {
-                let why = format!(
-                    "the worker wrote more than {} MB into its working directory and records (engines.docker.disk); raise the \
-                     limit, or have it write less",
-                    limit >> 20
-                );
-                tracing::warn!(container = %name, limit, "over its limit of disk; the worker is ended");
-                if let Err(error) = containers.end(&name, &why).await {
-                    tracing::warn!(container = %name, %error, "the worker could not be ended; trying again");
-                }
+            let Some(why) = why_to_end(&containers, &name, limit).await else {
+                continue;
+            };
+            tracing::warn!(container = %name, limit, %why, "over its limit of disk; the worker is ended");
+            if let Err(error) = containers.end(&name, &why).await {
+                tracing::warn!(container = %name, %error, "the worker could not be ended, or its end not recorded; trying again");
             }
         }
     }
+}
+
+async fn why_to_end(containers: &Containers, name: &str, limit: u64) -> Option<String> {
+    if let Some(why) = containers.ending(name) {
+        // Found out by an earlier look. It may be frozen, so that its directories are not counted any more.
+        return Some(why);
+    }
+    let directories = containers.directories(name).await?;
+    is_over(directories, limit).await.then(|| {
+        format!(
+            "the worker wrote more than {} MB into its working directory and records (engines.docker.disk); raise the \
+             limit, or have it write less",
+            limit >> 20
+        )
+    })
 }
 
 async fn is_over(directories: Vec<PathBuf>, limit: u64) -> bool {
