@@ -26,6 +26,8 @@ use super::worker::{Worker, paused, ready, worker_id};
 
 /// How long a stop waits for the removal of the network.
 const LEAVING: Duration = Duration::from_secs(5);
+/// How long the killing of a container may take at a stop, which has 15 s for all of it.
+const HALTING: Duration = Duration::from_secs(8);
 /// How long a record may keep a worker from being ended.
 const RECORDING: Duration = Duration::from_secs(3);
 
@@ -407,11 +409,20 @@ impl Containers {
         self.kill(daemon, name).await
     }
 
-    /// Ends what runs in a container, which can go on later on its own data.
+    /// Ends what runs in a container, which can go on later on its own data. Bounded in time.
     pub(super) async fn halt(&self, name: &str) -> Result<(), EngineError> {
         let daemon = self.daemon()?;
-        let _alone = self.alone(name).await;
-        self.kill(&daemon, name).await
+        let halted = async {
+            let _alone = self.alone(name).await;
+            self.kill(&daemon, name).await
+        };
+        let late = |_| {
+            EngineError::Unreachable(format!(
+                "container {name} was not killed within {} s",
+                HALTING.as_secs()
+            ))
+        };
+        tokio::time::timeout(HALTING, halted).await.map_err(late)?
     }
 
     async fn kill(&self, daemon: &Daemon, name: &str) -> Result<(), EngineError> {
