@@ -136,7 +136,8 @@ impl Containers {
         self.settings.instance.to_string()
     }
 
-    fn network(&self) -> String {
+    /// The network that its containers are in.
+    pub(super) fn network(&self) -> String {
         self.settings.network_name()
     }
 
