@@ -26,6 +26,10 @@ use super::worker::{Worker, paused, ready, worker_id};
 
 /// How long a stop waits for the removal of the network.
 const LEAVING: Duration = Duration::from_secs(5);
+/// How long the killing of a container may take at a stop, which has 15 s for all of it.
+const HALTING: Duration = Duration::from_secs(8);
+/// How long a record may keep a worker from being ended.
+const RECORDING: Duration = Duration::from_secs(3);
 
 /// The containers of one instance.
 pub(super) struct Containers {
@@ -35,6 +39,8 @@ pub(super) struct Containers {
     blocked: Mutex<Option<String>>,
     workers: Mutex<HashMap<String, Arc<Worker>>>,
     alone: Mutex<HashMap<String, Arc<AsyncMutex<()>>>>,
+    /// Why workers are to be ended, until that is recorded and they have ended.
+    ending: Mutex<HashMap<String, String>>,
     /// Where new workers are told, while their streams are followed.
     watcher: Mutex<Option<mpsc::UnboundedSender<Arc<Worker>>>>,
     /// Where signals go, while somebody listens.
@@ -51,6 +57,7 @@ impl Containers {
             blocked: Mutex::new(None),
             workers: Mutex::default(),
             alone: Mutex::default(),
+            ending: Mutex::default(),
             watcher: Mutex::new(None),
             sink: Mutex::new(None),
             memory: Memory::default(),
@@ -129,7 +136,8 @@ impl Containers {
         self.settings.instance.to_string()
     }
 
-    fn network(&self) -> String {
+    /// The network that its containers are in.
+    pub(super) fn network(&self) -> String {
         self.settings.network_name()
     }
 
@@ -142,6 +150,9 @@ impl Containers {
     /// The worker in the container of that name as it runs now; started, where it has ended and may go on.
     pub(super) async fn worker(&self, name: &str) -> Result<Arc<Worker>, EngineError> {
         let daemon = self.daemon()?;
+        if let Some(why) = self.ending(name) {
+            return Err(EngineError::Ended(why));
+        }
         if let Some(worker) = self.running(&daemon, name).await? {
             return Ok(worker);
         }
@@ -324,6 +335,10 @@ impl Containers {
     pub(super) async fn freeze(&self, name: &str, frozen: bool) -> Result<(), EngineError> {
         let daemon = self.daemon()?;
         let _alone = self.alone(name).await;
+        if !frozen && self.ending(name).is_some() {
+            // It must write no more: a reading tells why it does not go on.
+            return Ok(());
+        }
         let network = self.network();
         let wanted = |phase: &Phase| match phase {
             Phase::Paused => frozen,
@@ -357,23 +372,58 @@ impl Containers {
         }
     }
 
-    /// Ends what runs in a container and says why, so that it is not started again.
+    /// Ends what runs in a container and says why, so that it is not started again. Where that cannot be recorded (the worker may have
+    /// filled the disk), it is frozen instead, to be ended by the next call.
     pub(super) async fn end(&self, name: &str, why: &str) -> Result<(), EngineError> {
         let daemon = self.daemon()?;
         let _alone = self.alone(name).await;
         if daemon.inspect(name, &self.network()).await?.is_none() {
             // Removed meanwhile, with all that it had: nothing is left that could be started again.
+            lock(&self.ending).remove(name);
             return Ok(());
         }
-        place::end(&self.settings, name, why).await?;
-        self.kill(&daemon, name).await
+        lock(&self.ending).insert(name.to_owned(), why.to_owned());
+        if let Err(error) = recorded(place::end(&self.settings, name, why)).await {
+            self.hold(&daemon, name).await?;
+            return Err(error);
+        }
+        self.kill(&daemon, name).await?;
+        lock(&self.ending).remove(name);
+        Ok(())
     }
 
-    /// Ends what runs in a container, which can go on later on its own data.
+    /// Why the worker is to be ended, where that is not done yet.
+    pub(super) fn ending(&self, name: &str) -> Option<String> {
+        lock(&self.ending).get(name).cloned()
+    }
+
+    /// Freezes what must write no more; what cannot be frozen is killed, though no record tells a later Chargehand why.
+    async fn hold(&self, daemon: &Daemon, name: &str) -> Result<(), EngineError> {
+        let frozen = daemon.pause(name).await;
+        let state = daemon.inspect(name, &self.network()).await?;
+        if state.is_none_or(|state| state.phase != Phase::Running) {
+            return Ok(());
+        }
+        if let Err(error) = frozen {
+            tracing::warn!(container = %name, %error, "the worker could not be frozen; it is killed");
+        }
+        self.kill(daemon, name).await
+    }
+
+    /// Ends what runs in a container, which can go on later on its own data. Bounded in time.
     pub(super) async fn halt(&self, name: &str) -> Result<(), EngineError> {
         let daemon = self.daemon()?;
-        let _alone = self.alone(name).await;
-        self.kill(&daemon, name).await
+        let halted = async {
+            let _alone = self.alone(name).await;
+            self.kill(&daemon, name).await
+        };
+        let late = |_| {
+            EngineError::Unreachable(format!(
+                "container {name} was not killed within {} s",
+                HALTING.as_secs()
+            ))
+        };
+        tokio::time::timeout(HALTING, halted).await.map_err(late)?
     }
 
     async fn kill(&self, daemon: &Daemon, name: &str) -> Result<(), EngineError> {
@@ -386,7 +436,11 @@ impl Containers {
             drop(daemon.unpause(name).await);
         }
         if matches!(state.phase, Phase::Running | Phase::Paused) {
-            place::kill_is_ours(&self.settings, name, &state.started_at).await?;
+            let noted = place::kill_is_ours(&self.settings, name, &state.started_at);
+            if let Err(error) = recorded(noted).await {
+                // A worker that goes on is worse than a kill that may be taken for the kernel's later.
+                tracing::warn!(container = %name, %error, "that Chargehand kills the worker is not recorded; it is killed all the same");
+            }
         }
         let killed = daemon.kill(name).await;
         match daemon.inspect(name, &network).await? {
@@ -414,6 +468,7 @@ impl Containers {
                 ))));
             }
         }
+        lock(&self.ending).remove(&name);
         CrashPoint::ContainerGone.pass();
         place::remove(&self.settings, &name).await?;
         drop(alone);
@@ -447,6 +502,19 @@ impl Containers {
         let on_disk = left.iter().filter_map(|name| names::named(instance, name));
         Ok(labelled.chain(on_disk).collect())
     }
+}
+
+/// A record, which a disk that hangs does not keep open.
+async fn recorded(
+    record: impl Future<Output = Result<(), EngineError>>,
+) -> Result<(), EngineError> {
+    tokio::time::timeout(RECORDING, record)
+        .await
+        .unwrap_or_else(|_| {
+            Err(EngineError::Fault(
+                "the worker's end cannot be recorded: the disk does not answer".to_owned(),
+            ))
+        })
 }
 
 /// What the right to run a container's setup is kept under; no container has such a name.

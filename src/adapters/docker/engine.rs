@@ -11,6 +11,7 @@ use chargehand_actors::ports::{
     AnswerOutcome, Engine, EngineError, EngineHealth, EngineNumbers, EngineReady, OpenSession,
     OwnedAttempt, PauseAbility, PortFuture, SendPrompt, SessionReport, SignalSink, StopHow,
 };
+use futures_util::future::join_all;
 
 use super::containers::Containers;
 use super::names;
@@ -56,6 +57,21 @@ impl DockerEngine {
         let session = worker.driver.open(inside).await?;
         worker.serves(&session.id);
         Ok((session, worker.driver.worker.clone()))
+    }
+
+    /// Kills what runs in any container, all at once: one that cannot be killed keeps none of the others running.
+    async fn end_workers(&self) -> Result<(), EngineError> {
+        let instance = &self.containers.settings.instance;
+        let owned = self.containers.owned().await?;
+        let halts = owned.into_iter().map(|attempt| async move {
+            let name = names::name(instance, attempt);
+            let halted = self.containers.halt(&name).await;
+            if let Err(error) = &halted {
+                tracing::warn!(container = %name, %error, "the worker could not be ended");
+            }
+            halted
+        });
+        join_all(halts).await.into_iter().collect()
     }
 }
 
@@ -191,13 +207,7 @@ impl Engine for DockerEngine {
                 // Nothing was started where no daemon was ever reached.
                 StopHow::EndWorkers if self.containers.daemon().is_err() => {}
                 // What was running in them has been cancelled. The containers that are still to be removed wait for the next start.
-                StopHow::EndWorkers => {
-                    let instance = &self.containers.settings.instance;
-                    for attempt in self.containers.owned().await? {
-                        let name = names::name(instance, attempt);
-                        self.containers.halt(&name).await?;
-                    }
-                }
+                StopHow::EndWorkers => self.end_workers().await?,
             }
             self.containers.leave_network().await;
             Ok(())

@@ -13,6 +13,9 @@ use super::secrets;
 use super::settings::DockerSettings;
 use crate::adapters::workdir::remove_all;
 
+/// Which starts were ended by Chargehand.
+const OUR_KILLS: &str = "ended-by-us";
+
 /// Directories of an attempt.
 pub(super) struct Place {
     pub(super) data: PathBuf,
@@ -96,23 +99,43 @@ pub(super) async fn count_kill(
     .await
 }
 
-/// Remembers, before it is done, that the end of that start is Chargehand's own doing and says nothing about the worker.
+/// Remembers, before it is done, that the end of that start is Chargehand's own doing and says nothing about the worker. Where the disk
+/// takes no record (that worker may have filled it), it is kept beside the secrets, on tmpfs.
 pub(super) async fn kill_is_ours(
     settings: &DockerSettings,
     name: &str,
     started_at: &str,
 ) -> Result<(), EngineError> {
-    let (place, started_at) = (of(settings, name), started_at.to_owned());
+    let places = places_of_our_kills(settings, name);
+    let started_at = started_at.to_owned();
     on_disk("the worker's end cannot be recorded", move || {
-        note(&place, "ended-by-us", &started_at).map(drop)
+        note_our_kill(&places, &started_at)
     })
     .await
 }
 
 /// Whether that start was ended by Chargehand.
 pub(super) fn is_kill_ours(settings: &DockerSettings, name: &str, started_at: &str) -> bool {
-    let noted = std::fs::read_to_string(of(settings, name).join("ended-by-us"));
-    noted.is_ok_and(|noted| noted.lines().any(|line| line == started_at))
+    is_noted(&places_of_our_kills(settings, name), started_at)
+}
+
+fn places_of_our_kills(settings: &DockerSettings, name: &str) -> [PathBuf; 2] {
+    [of(settings, name), secrets::directory(settings, name)]
+}
+
+fn note_our_kill([place, secrets]: &[PathBuf; 2], started_at: &str) -> io::Result<()> {
+    match note(place, OUR_KILLS, started_at) {
+        // The directory is never made here: who may look into it is decided where the secrets are.
+        Err(_) if secrets.is_dir() => note(secrets, OUR_KILLS, started_at).map(drop),
+        noted => noted.map(drop),
+    }
+}
+
+fn is_noted(places: &[PathBuf], started_at: &str) -> bool {
+    places.iter().any(|place| {
+        let noted = std::fs::read_to_string(place.join(OUR_KILLS));
+        noted.is_ok_and(|noted| noted.lines().any(|line| line == started_at))
+    })
 }
 
 /// Adds a line to a file of the place, unless it is there; gives how many lines it has.
@@ -194,6 +217,23 @@ fn give_all(root: &Path, (uid, gid): (u32, u32)) -> io::Result<()> {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kill_of_ours_is_known_although_the_disk_took_no_record() {
+        let around = tempfile::tempdir().unwrap();
+        let places = [around.path().join("place"), around.path().join("secrets")];
+        // Nothing can be written below a file, by root neither.
+        std::fs::write(&places[0], "").unwrap();
+        assert!(note_our_kill(&places, "1").is_err());
+        assert!(!places[1].exists());
+        std::fs::create_dir(&places[1]).unwrap();
+        note_our_kill(&places, "1").unwrap();
+        std::fs::remove_file(&places[0]).unwrap();
+        note_our_kill(&places, "2").unwrap();
+        for (start, ours) in [("1", true), ("2", true), ("3", false)] {
+            assert_eq!(is_noted(&places, start), ours, "{start}");
+        }
+    }
 
     #[test]
     fn a_start_is_noted_once_however_often_it_is_looked_at() {

@@ -2,7 +2,8 @@
 //!
 //! In: the settings' rules and where the workdir came from; later the container. Out: every command's run as a tool call of the task,
 //! or the reason why the task cannot begin. How far it came is kept on disk, with the id of the command that runs: after a crash its end
-//! is waited for; it is run again only where the container was started again. A failure is kept, too.
+//! is waited for; it is run again only where the container was started again. A failure is kept, too, but not one that came with the end of
+//! the container.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,10 +15,10 @@ use chargehand_actors::ports::{EngineError, Signal};
 use serde::{Deserialize, Serialize};
 
 use super::containers::Containers;
-use super::daemon::Daemon;
 use super::exec::Ran;
 use super::place::{self, on_disk};
 use super::secrets;
+use super::worker::worker_id;
 
 /// How much of a failed command's output is told.
 const TOLD: usize = 600;
@@ -73,6 +74,9 @@ struct Plan {
     /// The daemon's id of the first of them, once it may have been begun.
     #[serde(default)]
     running: Option<String>,
+    /// The start of the container that it belongs to; not known in records of earlier versions.
+    #[serde(default)]
+    start: Option<String>,
     /// Why the setup failed for good.
     #[serde(default)]
     failed: Option<String>,
@@ -142,10 +146,11 @@ pub(super) async fn run(
             ms,
         };
         tell(Signal::ToolStarted(run(false, 0)));
-        let ran = finish(&containers.daemon()?, name, &place, &mut plan).await?;
+        let ran = finish(containers, name, &place, &mut plan).await?;
         let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         tell(Signal::ToolFinished(run(ran.code != 0, ms)));
         plan.running = None;
+        plan.start = None;
         if ran.code == 0 {
             plan.left.remove(0);
         } else {
@@ -162,23 +167,53 @@ pub(super) async fn run(
 
 /// Brings the first command of the plan to its end, which may have been begun before.
 async fn finish(
-    daemon: &Daemon,
+    containers: &Containers,
     name: &str,
     place: &Path,
     plan: &mut Plan,
 ) -> Result<Ran, EngineError> {
-    if let Some(id) = &plan.running
-        && let Some(ran) = daemon.finish_command(id).await?
-    {
-        return Ok(ran);
+    let daemon = containers.daemon()?;
+    let network = containers.network();
+    let state = daemon.inspect(name, &network).await?;
+    let state = state.ok_or(EngineError::SessionGone)?;
+    let began = worker_id(&state).0;
+    forget_other_start(plan, &began);
+    let known = match &plan.running {
+        Some(id) => daemon.finish_command(id).await?,
+        None => None,
+    };
+    let ran = match known {
+        Some(ran) => Some(ran),
+        None => {
+            let command = plan.left.first().cloned().unwrap_or_default();
+            let id = daemon.make_command(name, &command).await?;
+            plan.running = Some(id.clone());
+            plan.start = Some(began.clone());
+            // Before it is begun, so that nobody begins another beside it.
+            keep(place, plan).await?;
+            daemon.finish_command(&id).await?
+        }
+    };
+    if let Some(ran) = ran {
+        if daemon.is_own_end(&ran, (name, &network), &began).await? {
+            return Ok(ran);
+        }
+        plan.running = None;
+        plan.start = None;
+        keep(place, plan).await?;
     }
-    let command = plan.left.first().cloned().unwrap_or_default();
-    let id = daemon.make_command(name, &command).await?;
-    plan.running = Some(id.clone());
-    // Before it is begun, so that nobody begins another beside it.
-    keep(place, plan).await?;
-    let ran = daemon.finish_command(&id).await?;
-    ran.ok_or_else(|| EngineError::Unreachable("the command in the container was cut".to_owned()))
+    Err(EngineError::Unreachable(
+        "the container ended while the command ran in it; it is begun anew".to_owned(),
+    ))
+}
+
+/// Forgets a command that was begun in another start of the container than `now`: it ended with that one, whatever the daemon still knows
+/// of it.
+fn forget_other_start(plan: &mut Plan, now: &str) {
+    if plan.start.as_ref().is_some_and(|start| start != now) {
+        plan.running = None;
+        plan.start = None;
+    }
 }
 
 /// The end of a command's output.
@@ -230,6 +265,25 @@ mod tests {
         };
         assert_eq!(commands_for(&rules, &repository), ["all", "x"]);
         assert_eq!(commands_for(&rules, &Source::Empty), ["all"]);
+    }
+
+    #[test]
+    fn a_command_of_another_start_of_the_container_is_begun_anew() {
+        let old: Plan = serde_json::from_str(r#"{"left":["a"],"running":"id"}"#).unwrap();
+        let known = |start: &str| Plan {
+            start: Some(start.to_owned()),
+            ..old.clone()
+        };
+        // An earlier version did not note the start.
+        for (mut plan, running) in [
+            (old.clone(), true),
+            (known("c@1"), false),
+            (known("c@2"), true),
+        ] {
+            forget_other_start(&mut plan, "c@2");
+            assert_eq!(plan.running.is_some(), running, "{plan:?}");
+            assert_eq!(plan.left, ["a"]);
+        }
     }
 
     #[test]

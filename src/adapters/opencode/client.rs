@@ -2,7 +2,7 @@
 //!
 //! In: typed calls of the driver. Out: typed answers, or an [`EngineError`] that says what the failure means. Every call has
 //! a time limit, every body a size limit, and an answer that is not JSON is never taken for one: OpenCode answers unknown
-//! paths with a web page and status 200. The password is in no error, log or `Debug`.
+//! paths with a web page and status 200. No redirect is followed. The password is in no error, log or `Debug`.
 
 use std::fmt;
 use std::time::Duration;
@@ -107,6 +107,8 @@ impl Client {
         let build = |pooled: bool| {
             let mut builder = reqwest::Client::builder()
                 .connect_timeout(Duration::from_secs(5))
+                // A worker is hostile: where its answer points to may be a service that trusts this machine.
+                .redirect(reqwest::redirect::Policy::none())
                 .tcp_nodelay(true);
             if direct {
                 builder = builder.no_proxy();
@@ -287,6 +289,14 @@ impl Client {
         if status.is_success() {
             return Ok(response);
         }
+        if status.is_redirection() {
+            return Err(EngineError::Unusable(format!(
+                "{} answered with a redirect ({status}) to {}, and redirects are not followed; if that is meant, set the URL of the \
+                 engine to where it leads",
+                self.address(),
+                leads_to(&response)
+            )));
+        }
         if status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN {
             return Err(EngineError::Unusable(format!(
                 "{} refused the user name and password ({status}); set the ones that the server was started with",
@@ -330,6 +340,24 @@ fn content_type(response: &Response) -> String {
         .and_then(|value| value.to_str().ok())
         .unwrap_or("without a type")
         .to_owned()
+}
+
+/// Where a redirect points to, for people: whoever sent it may have written anything.
+fn leads_to(response: &Response) -> String {
+    let told = response.headers().get(http::header::LOCATION);
+    let text = told.map_or_else(String::new, |told| {
+        String::from_utf8_lossy(told.as_bytes()).into_owned()
+    });
+    let shown: String = text
+        .chars()
+        .filter(|letter| !letter.is_control())
+        .take(200)
+        .collect();
+    if shown.is_empty() {
+        "nowhere".to_owned()
+    } else {
+        shown
+    }
 }
 
 fn is_web_page(response: &Response) -> bool {
@@ -396,6 +424,57 @@ mod tests {
         )
         .unwrap();
         assert!(!format!("{client:?}").contains("hunter2"));
+    }
+
+    /// Answers every request on its port with `answer`.
+    async fn answers(answer: String) -> (std::net::SocketAddr, tokio::task::JoinHandle<()>) {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = [0; 4096];
+                let _length = stream.read(&mut request).await.unwrap();
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        (address, serving)
+    }
+
+    #[tokio::test]
+    async fn a_redirect_is_an_error_that_names_it_and_is_not_followed() {
+        let aim = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let there = format!("http://{}/global/health", aim.local_addr().unwrap());
+        for status in [
+            "301 Moved Permanently",
+            "302 Found",
+            "307 Temporary Redirect",
+        ] {
+            let (address, serving) = answers(format!(
+                "HTTP/1.1 {status}\r\nlocation: {there}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            ))
+            .await;
+            let base = Url::parse(&format!("http://{address}/")).unwrap();
+            for client in [
+                Client::near(base.clone(), None).unwrap(),
+                Client::new(base, None).unwrap(),
+            ] {
+                let limit = Duration::from_secs(5);
+                let health = client.health(limit).await.map(drop);
+                let call = client.get::<Value>("/session", &[]).await.map(drop);
+                let act = client.act(Method::POST, "/x", &[], &Value::Null).await;
+                let events = client.events().await.map(drop);
+                for error in [health.err(), call.err(), act.err(), events.err()] {
+                    let error = error.unwrap();
+                    assert!(matches!(error, EngineError::Unusable(_)), "{error}");
+                    assert!(error.to_string().contains(&there), "{error}");
+                }
+            }
+            serving.abort();
+        }
+        // Nobody came to where it led.
+        let came = tokio::time::timeout(Duration::from_millis(50), aim.accept()).await;
+        assert!(came.is_err());
     }
 
     #[test]

@@ -32,6 +32,7 @@ mod remove;
 mod settings;
 mod source;
 mod text;
+mod usage;
 mod walk;
 
 pub use local::LocalWorkdirs;
@@ -41,3 +42,4 @@ pub use owner::{marked_workdirs, remove_marked};
 pub(in crate::adapters) use reading::content_of;
 pub(in crate::adapters) use remove::remove_all;
 pub use settings::{WorkdirLimits, WorkdirSettings};
+pub(in crate::adapters) use usage::{Usage, used};
