@@ -60,6 +60,7 @@ impl World {
                 name: EngineName::new("local"),
                 data_dir: directory.clone(),
                 binary: local.opencode.clone(),
+                version: local.version.clone(),
                 opencode: opencode(local_opencode(local), &settings.permissions),
                 instance: instance.clone(),
                 install_progress: progress,

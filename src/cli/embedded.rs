@@ -217,9 +217,15 @@ async fn prepare(
         screen.status("looking for OpenCode".to_owned());
         // What is found is all that the server then has: another one is looked for here or not at all.
         let program = local.opencode.as_deref();
-        let program = find_or_install(program, &settings.data.dir, Proof::Run, &tell)
-            .await
-            .map_err(|error| CliError::Server(error.to_string()))?;
+        let program = find_or_install(
+            program,
+            &local.version,
+            &settings.data.dir,
+            Proof::Run,
+            &tell,
+        )
+        .await
+        .map_err(|error| CliError::Server(error.to_string()))?;
         local.opencode = Some(program);
     }
     let scripted = choose_model(&mut settings, model).await?;
