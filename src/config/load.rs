@@ -147,7 +147,7 @@ fn read_all(reader: &mut Reader) -> Settings {
                 &[("text", LogFormat::Text), ("json", LogFormat::Json)],
                 defaults.log.format,
             ),
-            level: reader.text("log.level").unwrap_or(defaults.log.level),
+            level: log_level(reader).unwrap_or(defaults.log.level),
         },
         letta: letta::read(reader),
         matrix: matrix::matrix(reader),
@@ -290,6 +290,20 @@ fn allowed_sources(reader: &mut Reader) -> Option<Vec<PathBuf>> {
     listed.then_some(directories)
 }
 
+/// What is logged. Tried as it will be used, so that a check refuses what a start would.
+fn log_level(reader: &mut Reader) -> Option<String> {
+    const PATH: &str = "log.level";
+    let level = reader.text(PATH)?;
+    if let Err(error) = tracing_subscriber::EnvFilter::try_new(&level) {
+        reader.problem(
+            PATH,
+            format!("\"{level}\" is no log filter ({error})"),
+            "such as info, debug or info,chargehand=debug",
+        );
+    }
+    Some(level)
+}
+
 fn local(reader: &mut Reader, unless_said: bool) -> Option<LocalEngineSettings> {
     let defaults = LocalEngineSettings::default();
     let enabled = reader.flag("engines.local.enabled", unless_said);
@@ -426,6 +440,13 @@ fn remote(reader: &mut Reader) -> Option<RemoteEngineSettings> {
                 "\"/our/path\" = \"/their/path\"",
             ),
         }
+    }
+    if path_map.len() > 1 {
+        reader.problem(
+            "engines.remote.path_map",
+            "has more than one pair",
+            "the one pair that holds data.workdirs",
+        );
     }
     let directory = reader.text("engines.remote.directory");
     let absolute = directory
