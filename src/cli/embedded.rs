@@ -402,6 +402,26 @@ fn end_leftovers(directory: &Path) {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use crate::config::DockerEngineSettings;
+
+    #[test]
+    fn a_variable_reaches_the_engine_of_the_task_or_nothing() {
+        let mut settings = Settings::default();
+        settings.engines.docker = Some(DockerEngineSettings::default());
+        let mut pass = |engine| pass_on(&mut settings, engine, vec!["PATH".to_owned()]);
+        assert!(pass("docker").is_ok());
+        let refused = pass("remote").unwrap_err().to_string();
+        assert!(refused.contains("remote"), "{refused}");
+        let has = |env: &BTreeMap<String, Secret>| env.contains_key("PATH");
+        let engines = &settings.engines;
+        assert!(
+            engines
+                .docker
+                .as_ref()
+                .is_some_and(|docker| has(&docker.env))
+        );
+        assert!(!engines.local.as_ref().is_some_and(|local| has(&local.env)));
+    }
 
     #[test]
     fn the_newest_directories_and_those_in_use_are_kept() {
