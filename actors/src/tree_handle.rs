@@ -39,7 +39,7 @@ const LONGEST_WAIT_MS: u64 = 45_000;
 /// Senders outside are turned away when this many messages wait.
 const EDGE_GATE: u64 = 10_000;
 
-/// The only way into the tree. Cheap to clone; every call has a deadline and none is longer than 45 s.
+/// The only way into the tree. Cheap to clone; every call has a deadline, and none waits longer than 45 s for a task.
 #[derive(Clone)]
 pub struct TreeHandle {
     pub(crate) wires: Wires,

@@ -2,7 +2,7 @@
 //!
 //! In: nothing. Out: a [`Life`] whose engine is ready, and how long it took to come there.
 
-use chargehand::adapters::opencode::{Proof, find_or_install};
+use chargehand::adapters::opencode::{PINNED, Proof, find_or_install};
 use chargehand::scripted_model::{ScriptedModel, opencode_provider_config};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -37,7 +37,7 @@ impl World {
         let configured = std::env::var_os("CHARGEHAND_OPENCODE").map(PathBuf::from);
         let place = Path::new(env!("CARGO_TARGET_TMPDIR"));
         let tell = |line: &str| eprintln!("{line}");
-        let program = find_or_install(configured.as_deref(), place, Proof::Package, &tell);
+        let program = find_or_install(configured.as_deref(), PINNED, place, Proof::Package, &tell);
         let model = ScriptedModel::start(([127, 0, 0, 1], 0).into(), Vec::new());
         Self {
             program: program.await.unwrap(),

@@ -60,6 +60,7 @@ impl World {
                 name: EngineName::new("local"),
                 data_dir: directory.clone(),
                 binary: local.opencode.clone(),
+                version: local.version.clone(),
                 opencode: opencode(local_opencode(local), &settings.permissions),
                 instance: instance.clone(),
                 install_progress: progress,
@@ -73,7 +74,7 @@ impl World {
         }
         if let Some(remote) = &settings.engines.remote {
             let settings = RemoteSettings {
-                path_map: path_map(remote)?,
+                path_map: path_map(remote),
                 ..remote_settings(remote, instance.clone())
             };
             engines.push(Arc::new(RemoteEngine::new(settings).map_err(server)?));
@@ -194,19 +195,13 @@ pub(crate) fn remote_settings(
     }
 }
 
-fn path_map(remote: &RemoteEngineSettings) -> Result<Option<PathMapping>, CliError> {
-    let mut pairs = remote.path_map.iter().map(|(ours, theirs)| PathMapping {
+/// The one pair: the settings were refused if there were more.
+fn path_map(remote: &RemoteEngineSettings) -> Option<PathMapping> {
+    let pair = remote.path_map.iter().next();
+    pair.map(|(ours, theirs)| PathMapping {
         ours: ours.clone(),
         theirs: theirs.to_string_lossy().into_owned(),
-    });
-    let first = pairs.next();
-    if pairs.next().is_some() {
-        return Err(CliError::Usage(
-            "engines.remote.path_map has more than one pair; name the one that holds data.workdirs"
-                .to_owned(),
-        ));
-    }
-    Ok(first)
+    })
 }
 
 /// For our own user only; an existing one keeps its rights.

@@ -40,6 +40,7 @@ where
         endpoint,
         out,
         session: Arc::default(),
+        renewing: Arc::default(),
     };
     let read = tokio::select! {
         read = read_all(bridge.clone(), input) => read,
@@ -57,15 +58,30 @@ struct Bridge {
     endpoint: Endpoint,
     out: mpsc::Sender<Value>,
     session: Arc<Mutex<Session>>,
+    /// Held while the handshake is made again, so that parallel requests make one new session and not one each.
+    renewing: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// What an older client's handshake left behind.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Session {
     id: Option<String>,
     version: Option<String>,
     /// The client's own handshake, to make it again after the server was restarted.
     initialize: Option<Value>,
+}
+
+/// Why a message could not be sent.
+enum Unsent {
+    Network(reqwest::Error),
+    /// The session is gone and the server gave no new one: its answer to the handshake.
+    NoSession(Value),
+}
+
+impl From<reqwest::Error> for Unsent {
+    fn from(error: reqwest::Error) -> Self {
+        Self::Network(error)
+    }
 }
 
 async fn read_all<R: AsyncBufRead + Unpin>(bridge: Bridge, mut input: R) -> Result<(), CliError> {
@@ -141,24 +157,25 @@ impl Bridge {
     }
 
     async fn initialize(&self, message: Value) {
-        if let Some(answer) = self.handshake(&message).await {
-            let _ = self.out.send(answer).await;
-        }
+        let answer = match self.handshake(&message).await {
+            Ok((session, answer)) => {
+                *self.session() = session;
+                answer
+            }
+            Err(answer) => answer,
+        };
+        let _ = self.out.send(answer).await;
     }
 
-    /// Does the handshake and remembers what it gave; the answer for the client.
-    async fn handshake(&self, message: &Value) -> Option<Value> {
-        *self.session() = Session {
-            initialize: Some(message.clone()),
-            ..Session::default()
-        };
+    /// Does the handshake: the session that it gave with the answer for the client, else the error for the client.
+    async fn handshake(&self, message: &Value) -> Result<(Session, Value), Value> {
         let id = &message["id"];
         let response = match self.endpoint.post(message).timeout(PATIENCE).send().await {
             Ok(response) => response,
-            Err(error) => return Some(self.unreachable(id, &error)),
+            Err(error) => return Err(self.unreachable(id, &error)),
         };
         if !response.status().is_success() {
-            return Some(refusal(id, response).await);
+            return Err(refusal(id, response).await);
         }
         let session = response
             .headers()
@@ -168,19 +185,23 @@ impl Bridge {
         let mut answers = Answers::of(response);
         while let Some(answer) = answers.next().await {
             match answer {
+                Ok(answer) if answer["id"] == *id && answer.get("error").is_some() => {
+                    return Err(answer);
+                }
                 Ok(answer) if answer["id"] == *id => {
-                    let mut kept = self.session();
-                    kept.id = session;
-                    kept.version = answer["result"]["protocolVersion"]
-                        .as_str()
-                        .map(str::to_owned);
-                    return Some(answer);
+                    let version = answer["result"]["protocolVersion"].as_str();
+                    let made = Session {
+                        id: session,
+                        version: version.map(str::to_owned),
+                        initialize: Some(message.clone()),
+                    };
+                    return Ok((made, answer));
                 }
                 Ok(_) => {}
-                Err(error) => return Some(error_message(id, UNREACHABLE, &error.to_string())),
+                Err(error) => return Err(error_message(id, UNREACHABLE, &error.to_string())),
             }
         }
-        Some(error_message(
+        Err(error_message(
             id,
             UNREACHABLE,
             "the server did not answer the handshake",
@@ -191,9 +212,16 @@ impl Bridge {
         let id = message.get("id").cloned();
         let response = match self.send(&message).await {
             Ok(response) => response,
-            Err(error) => {
+            Err(failed) => {
                 if let Some(id) = id {
-                    let _ = self.out.send(self.unreachable(&id, &error)).await;
+                    let answer = match failed {
+                        Unsent::Network(error) => self.unreachable(&id, &error),
+                        Unsent::NoSession(mut answer) => {
+                            answer["id"] = id;
+                            answer
+                        }
+                    };
+                    let _ = self.out.send(answer).await;
                 }
                 return;
             }
@@ -221,25 +249,38 @@ impl Bridge {
     }
 
     /// Sends a message; with a session that the server no longer knows, makes a new one and sends it once more.
-    async fn send(&self, message: &Value) -> Result<reqwest::Response, reqwest::Error> {
-        let response = self.request(message).send().await?;
-        let initialize = {
-            let session = self.session();
-            match (&session.id, &session.initialize) {
-                (Some(_), Some(initialize)) if response.status() == 404 => initialize.clone(),
-                _ => return Ok(response),
-            }
-        };
-        let _ = self.handshake(&initialize).await;
-        let initialized = json!({"jsonrpc": "2.0", "method": "notifications/initialized"});
-        self.request(&initialized).send().await?;
-        self.request(message).send().await
+    async fn send(&self, message: &Value) -> Result<reqwest::Response, Unsent> {
+        let used = self.session().clone();
+        let response = self.request(message, &used).send().await?;
+        let with_session = stateless_version(message).is_none() && used.initialize.is_some();
+        if response.status() != 404 || !with_session {
+            return Ok(response);
+        }
+        let session = self.renew(used).await?;
+        Ok(self.request(message, &session).send().await?)
     }
 
-    fn request(&self, message: &Value) -> reqwest::RequestBuilder {
+    /// The session after the one that was `used`: what another request made meanwhile, else a new one. The old one stays until
+    /// there is a new one: the server may only be starting.
+    async fn renew(&self, used: Session) -> Result<Session, Unsent> {
+        let _one_at_a_time = self.renewing.lock().await;
+        let now = self.session().clone();
+        let Some(initialize) = used.initialize.filter(|_| now.id == used.id) else {
+            return Ok(now);
+        };
+        let (session, _) = self
+            .handshake(&initialize)
+            .await
+            .map_err(Unsent::NoSession)?;
+        let initialized = json!({"jsonrpc": "2.0", "method": "notifications/initialized"});
+        self.request(&initialized, &session).send().await?;
+        *self.session() = session.clone();
+        Ok(session)
+    }
+
+    fn request(&self, message: &Value, session: &Session) -> reqwest::RequestBuilder {
         let mut request = self.endpoint.post(message).timeout(PATIENCE);
         if stateless_version(message).is_none() {
-            let session = self.session();
             if let Some(id) = &session.id {
                 request = request.header("Mcp-Session-Id", id);
             }

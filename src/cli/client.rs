@@ -202,7 +202,7 @@ impl Client {
         let result = &answer["result"];
         let text = result["content"][0]["text"].as_str().unwrap_or_default();
         if result["isError"].as_bool() == Some(true) {
-            return Err(CliError::Refused(error_text(text)));
+            return Err(CliError::refused(text));
         }
         if result["structuredContent"].is_object() {
             return Ok(result["structuredContent"].clone());

@@ -40,7 +40,7 @@ pub(crate) async fn demo(global: &GlobalArgs, args: &DemoArgs) -> Result<Exit, C
     let model = if keys.is_empty() {
         ModelChoice::Scripted(vec![sample::script()])
     } else {
-        ModelChoice::Configured(keys)
+        ModelChoice::WithKeys(keys)
     };
     let screen = Screen::new(true, false);
     let mut interrupts = Interrupts::listen()?;

@@ -23,7 +23,6 @@ use super::home::{
 use super::journal::JOURNAL;
 use super::table::{self, Cell};
 use super::terminal::{CYAN, one_line, paint, phase_style, print, print_json};
-use crate::adapters::opencode::PINNED;
 use crate::config::LocalEngineSettings;
 
 /// How long a program may take to say its version.
@@ -209,8 +208,9 @@ async fn ripgrep() -> Check {
 /// The worker's program: the configured one, one in PATH, or the one installed before.
 async fn opencode(local: &LocalEngineSettings, data: &Path) -> Check {
     const NAME: &str = "opencode";
+    let version = &local.version;
     let installed = data
-        .join(format!("opencode-{PINNED}"))
+        .join(format!("opencode-{version}"))
         .join("node_modules/.bin/opencode");
     let program = local
         .opencode
@@ -223,7 +223,7 @@ async fn opencode(local: &LocalEngineSettings, data: &Path) -> Check {
                 NAME,
                 State::Warn,
                 format!(
-                    "not installed; npm {npm} will install OpenCode {PINNED} at the first start"
+                    "not installed; npm {npm} will install OpenCode {version} at the first start"
                 ),
                 "nothing to do; or install OpenCode yourself",
             ),
@@ -232,7 +232,7 @@ async fn opencode(local: &LocalEngineSettings, data: &Path) -> Check {
                 State::Fail,
                 "neither opencode nor npm is in PATH",
                 format!(
-                    "install Node.js with npm (Chargehand then installs OpenCode {PINNED} by itself), or install OpenCode"
+                    "install Node.js with npm (Chargehand then installs OpenCode {version} by itself), or install OpenCode"
                 ),
             ),
         };

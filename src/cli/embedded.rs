@@ -71,8 +71,15 @@ pub(crate) fn provider_keys() -> Vec<String> {
 
 /// Which model the worker gets.
 pub(crate) enum ModelChoice {
-    /// As configured, with these environment variables of ours.
-    Configured(Vec<String>),
+    /// As configured.
+    Configured {
+        /// Environment variables of ours that the workers get.
+        pass: Vec<String>,
+        /// The engine that the task names.
+        engine: Option<String>,
+    },
+    /// As configured, with these keys that were found in our environment, where the usual engine can be given any.
+    WithKeys(Vec<String>),
     /// The built-in scripted one, with these scripts.
     Scripted(Vec<Scenario>),
 }
@@ -217,9 +224,15 @@ async fn prepare(
         screen.status("looking for OpenCode".to_owned());
         // What is found is all that the server then has: another one is looked for here or not at all.
         let program = local.opencode.as_deref();
-        let program = find_or_install(program, &settings.data.dir, Proof::Run, &tell)
-            .await
-            .map_err(|error| CliError::Server(error.to_string()))?;
+        let program = find_or_install(
+            program,
+            &local.version,
+            &settings.data.dir,
+            Proof::Run,
+            &tell,
+        )
+        .await
+        .map_err(|error| CliError::Server(error.to_string()))?;
         local.opencode = Some(program);
     }
     let scripted = choose_model(&mut settings, model).await?;
@@ -273,20 +286,43 @@ pub(crate) async fn serve_until(
     ended.map_err(|error| CliError::Server(chain(&error)))
 }
 
-/// Hands the model's configuration to the local engine.
+/// Gives variables of this environment to the workers of `engine`.
+fn pass_on(settings: &mut Settings, engine: &str, names: Vec<String>) -> Result<(), CliError> {
+    for name in names {
+        let value = std::env::var(&name)
+            .map_err(|_| CliError::Usage(format!("the environment variable {name} is not set")))?;
+        let engines = &mut settings.engines;
+        let env = match engine {
+            "local" => engines.local.as_mut().map(|local| &mut local.env),
+            "docker" => engines.docker.as_mut().map(|docker| &mut docker.env),
+            _ => None,
+        };
+        let Some(env) = env else {
+            return Err(CliError::Usage(format!(
+                "--pass-env {name} cannot be done: the environment of the engine \"{engine}\" is not made here; leave it out, or choose \
+                 the engine local or docker"
+            )));
+        };
+        env.insert(name, Secret::new(value));
+    }
+    Ok(())
+}
+
+/// Hands the model's configuration to the engine.
 async fn choose_model(
     settings: &mut Settings,
     model: ModelChoice,
 ) -> Result<Option<ScriptedModel>, CliError> {
     match model {
-        ModelChoice::Configured(names) => {
-            for name in names {
-                let value = std::env::var(&name).map_err(|_| {
-                    CliError::Usage(format!("the environment variable {name} is not set"))
-                })?;
-                if let Some(local) = &mut settings.engines.local {
-                    local.env.insert(name, Secret::new(value));
-                }
+        ModelChoice::Configured { pass, engine } => {
+            let engine = engine.unwrap_or_else(|| settings.engine.default.clone());
+            pass_on(settings, engine.trim(), pass)?;
+            Ok(None)
+        }
+        ModelChoice::WithKeys(keys) => {
+            let engine = settings.engine.default.clone();
+            if matches!(engine.as_str(), "local" | "docker") {
+                pass_on(settings, &engine, keys)?;
             }
             Ok(None)
         }
@@ -366,6 +402,26 @@ fn end_leftovers(directory: &Path) {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use crate::config::DockerEngineSettings;
+
+    #[test]
+    fn a_variable_reaches_the_engine_of_the_task_or_nothing() {
+        let mut settings = Settings::default();
+        settings.engines.docker = Some(DockerEngineSettings::default());
+        let mut pass = |engine| pass_on(&mut settings, engine, vec!["PATH".to_owned()]);
+        assert!(pass("docker").is_ok());
+        let refused = pass("remote").unwrap_err().to_string();
+        assert!(refused.contains("remote"), "{refused}");
+        let has = |env: &BTreeMap<String, Secret>| env.contains_key("PATH");
+        let engines = &settings.engines;
+        assert!(
+            engines
+                .docker
+                .as_ref()
+                .is_some_and(|docker| has(&docker.env))
+        );
+        assert!(!engines.local.as_ref().is_some_and(|local| has(&local.env)));
+    }
 
     #[test]
     fn the_newest_directories_and_those_in_use_are_kept() {

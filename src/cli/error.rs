@@ -6,6 +6,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+/// The codes of refusals that pass by themselves (docs/tools.md).
+const PASSING: [&str; 3] = ["RATE_LIMITED", "UNAVAILABLE", "NO_ANSWER_YET"];
+
 /// How the program ends. The numbers are a promise to scripts and stand in `chargehand --help`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -106,6 +109,16 @@ pub enum CliError {
     /// The server understood and said no.
     #[error("{0}")]
     Refused(String),
+    /// The server said no for now: the same call may be answered later.
+    #[error("{text}")]
+    NotNow {
+        /// What it said.
+        text: String,
+        /// Its word for why, such as `RATE_LIMITED`.
+        code: String,
+        /// When to ask again, in seconds.
+        retry_after_s: Option<u64>,
+    },
     /// A file of this machine cannot be used.
     #[error("{what} {}", path.display())]
     File {
@@ -129,12 +142,26 @@ pub enum CliError {
 }
 
 impl CliError {
+    /// The refusal that a tool's error answer is.
+    pub(crate) fn refused(answer: &str) -> Self {
+        let parsed: serde_json::Value = serde_json::from_str(answer).unwrap_or_default();
+        let text = error_text(answer);
+        match parsed["code"].as_str() {
+            Some(code) if PASSING.contains(&code) => Self::NotNow {
+                text,
+                code: code.to_owned(),
+                retry_after_s: parsed["retry_after_s"].as_u64(),
+            },
+            _ => Self::Refused(text),
+        }
+    }
+
     /// The exit code that belongs to it.
     pub fn exit(&self) -> Exit {
         match self {
             Self::Usage(_) => Exit::Usage,
             Self::Unreachable { .. } => Exit::Unreachable,
-            Self::Unauthorized { .. } | Self::Refused(_) => Exit::Refused,
+            Self::Unauthorized { .. } | Self::Refused(_) | Self::NotNow { .. } => Exit::Refused,
             // `chargehand tasks | head` closes the pipe early; that is no failure.
             Self::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::Ok,
             Self::Broken { .. }

@@ -21,6 +21,8 @@ const WAIT_SECONDS: u64 = 15;
 const TICK: Duration = Duration::from_millis(400);
 /// How long a server that stopped answering is asked again.
 const RECONNECT: Duration = Duration::from_secs(60);
+/// The longest pause that a server can ask for, in seconds.
+const LONGEST_PAUSE_S: u64 = 60;
 
 /// SIGINT and SIGTERM, from the moment this is made.
 pub(crate) struct Interrupts {
@@ -66,7 +68,7 @@ pub(crate) async fn follow(
     let mut progress = Progress::default();
     let mut wait = 0;
     let mut cancel_asked = false;
-    let mut lost_since: Option<Instant> = None;
+    let mut away = Away::default();
     let mut words = Some(Words::default());
     loop {
         let question = ask(client, task, progress.seen(), wait);
@@ -93,7 +95,7 @@ pub(crate) async fn follow(
         };
         match answer {
             Ok(status) => {
-                lost_since = None;
+                away = Away::default();
                 hear(client, task, screen, &mut words).await;
                 for line in progress.update(status) {
                     screen.line(&line);
@@ -112,21 +114,49 @@ pub(crate) async fn follow(
                 }
                 wait = if latest.more_events { 0 } else { WAIT_SECONDS };
             }
-            Err(error @ (CliError::Unreachable { .. } | CliError::Broken { .. })) => {
-                let since = *lost_since.get_or_insert_with(|| {
-                    screen.line(&paint(YELLOW, "the server does not answer; asking again (the task belongs to the server and goes on when it is back)").to_string());
-                    Instant::now()
-                });
-                if since.elapsed() > RECONNECT {
-                    return Err(error);
-                }
+            Err(error) => {
+                let pause = away.pause(error, screen)?;
                 tokio::select! {
-                    () = tokio::time::sleep(Duration::from_secs(1)) => {}
+                    () = tokio::time::sleep(pause) => {}
                     () = interrupts.next() => return Err(CliError::Interrupted),
                 }
             }
-            Err(error) => return Err(error),
         }
+    }
+}
+
+/// How long there was no answer, or only a refusal that passes.
+#[derive(Default)]
+struct Away {
+    since: Option<Instant>,
+}
+
+impl Away {
+    /// How long to wait before asking again; the error, when that is of no use. The task belongs to the server and goes on.
+    fn pause(&mut self, error: CliError, screen: &Screen) -> Result<Duration, CliError> {
+        let (why, pause, limited) = match &error {
+            CliError::Unreachable { .. } | CliError::Broken { .. } => {
+                ("the server does not answer".to_owned(), None, false)
+            }
+            CliError::NotNow {
+                text,
+                code,
+                retry_after_s,
+            } => (text.clone(), *retry_after_s, code == "RATE_LIMITED"),
+            _ => return Err(error),
+        };
+        let since = *self.since.get_or_insert_with(|| {
+            let text = format!("{why}; asking again (the task belongs to the server and goes on)");
+            screen.line(&paint(YELLOW, text).to_string());
+            Instant::now()
+        });
+        // A server that counts calls is there: its limit is over when it says.
+        if since.elapsed() > RECONNECT && !limited {
+            return Err(error);
+        }
+        Ok(Duration::from_secs(
+            pause.unwrap_or(1).clamp(1, LONGEST_PAUSE_S),
+        ))
     }
 }
 

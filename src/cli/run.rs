@@ -3,11 +3,13 @@
 //! In: the task and where it starts from. Out: live progress on standard error, the result and its diff on standard
 //! output, an exit code that says how the task ended.
 
+use std::path::PathBuf;
+
 use serde_json::{Value, json};
 use url::Url;
 
 use super::answers::Accepted;
-use super::args::{GlobalArgs, RunArgs};
+use super::args::{ConfigArgs, GlobalArgs, RunArgs};
 use super::client::Client;
 use super::embedded::{ModelChoice, OwnServer};
 use super::error::{CliError, Exit};
@@ -42,6 +44,12 @@ async fn on_running_server(
         return Err(CliError::Usage(format!(
             "the server at {} has an environment of its own, --pass-env cannot change it; set engines.local.env there, \
              or add --own-server",
+            client.url()
+        )));
+    }
+    if let Some(flag) = of_a_server(&args.config) {
+        return Err(CliError::Usage(format!(
+            "the server at {} has its own settings, {flag} cannot change them; set them there, or add --own-server",
             client.url()
         )));
     }
@@ -87,7 +95,10 @@ async fn on_own_server(
     screen.line(&paint(DIM, text).to_string());
     let own = OwnServer::start(
         &args.config,
-        ModelChoice::Configured(args.pass_env.clone()),
+        ModelChoice::Configured {
+            pass: args.pass_env.clone(),
+            engine: args.engine.clone(),
+        },
         &screen,
         &mut interrupts,
     )
@@ -109,6 +120,22 @@ async fn on_own_server(
     let at_once = matches!(result, Err(CliError::Interrupted));
     own.stop(&mut interrupts, at_once).await;
     result
+}
+
+/// A flag given here that says how a server is configured. A variable is no such flag: it may be there for the server.
+fn of_a_server(config: &ConfigArgs) -> Option<&'static str> {
+    let flag = |given: Option<&PathBuf>, variable| {
+        given.is_some_and(|path| std::env::var_os(variable).as_deref() != Some(path.as_os_str()))
+    };
+    if !config.set.is_empty() {
+        Some("--set")
+    } else if flag(config.config.as_ref(), "CHARGEHAND_CONFIG") {
+        Some("--config")
+    } else if flag(config.data_dir.as_ref(), "CHARGEHAND_DATA_DIR") {
+        Some("--data-dir")
+    } else {
+        None
+    }
 }
 
 /// The server to use, if one is there: the one named must answer, the default one may.

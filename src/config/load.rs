@@ -147,7 +147,7 @@ fn read_all(reader: &mut Reader) -> Settings {
                 &[("text", LogFormat::Text), ("json", LogFormat::Json)],
                 defaults.log.format,
             ),
-            level: reader.text("log.level").unwrap_or(defaults.log.level),
+            level: log_level(reader).unwrap_or(defaults.log.level),
         },
         letta: letta::read(reader),
         matrix: matrix::matrix(reader),
@@ -290,14 +290,26 @@ fn allowed_sources(reader: &mut Reader) -> Option<Vec<PathBuf>> {
     listed.then_some(directories)
 }
 
+/// What is logged. Tried as it will be used, so that a check refuses what a start would.
+fn log_level(reader: &mut Reader) -> Option<String> {
+    const PATH: &str = "log.level";
+    let level = reader.text(PATH)?;
+    if let Err(error) = tracing_subscriber::EnvFilter::try_new(&level) {
+        reader.problem(
+            PATH,
+            format!("\"{level}\" is no log filter ({error})"),
+            "such as info, debug or info,chargehand=debug",
+        );
+    }
+    Some(level)
+}
+
 fn local(reader: &mut Reader, unless_said: bool) -> Option<LocalEngineSettings> {
     let defaults = LocalEngineSettings::default();
     let enabled = reader.flag("engines.local.enabled", unless_said);
     let engine = LocalEngineSettings {
         opencode: reader.path("engines.local.opencode"),
-        version: reader
-            .text("engines.local.version")
-            .unwrap_or(defaults.version),
+        version: installed_version(reader).unwrap_or(defaults.version),
         model: model(reader, "engines.local.model"),
         small_model: model(reader, "engines.local.small_model"),
         opencode_config: opencode_config(reader, "engines.local.opencode_config"),
@@ -316,6 +328,26 @@ fn local(reader: &mut Reader, unless_said: bool) -> Option<LocalEngineSettings> 
         ),
     };
     enabled.then_some(engine)
+}
+
+/// The version to install. It becomes a part of a path and of what npm is asked for, so it must be exact.
+fn installed_version(reader: &mut Reader) -> Option<String> {
+    const PATH: &str = "engines.local.version";
+    let version = reader.text(PATH)?;
+    let (numbers, suffix) = version.split_once('-').unwrap_or((&version, "x"));
+    let numbers: Option<Vec<u32>> = numbers.split('.').map(|part| part.parse().ok()).collect();
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
+    let sound = numbers.is_some_and(|numbers| numbers.len() == 3 && numbers >= vec![1, 3, 0])
+        && version.bytes().all(plain)
+        && !suffix.is_empty();
+    if !sound {
+        reader.problem(
+            PATH,
+            format!("is \"{version}\""),
+            "an exact version of OpenCode, 1.3.0 or newer, such as 1.18.33",
+        );
+    }
+    Some(version)
 }
 
 pub(super) fn opencode_config(
@@ -408,6 +440,13 @@ fn remote(reader: &mut Reader) -> Option<RemoteEngineSettings> {
                 "\"/our/path\" = \"/their/path\"",
             ),
         }
+    }
+    if path_map.len() > 1 {
+        reader.problem(
+            "engines.remote.path_map",
+            "has more than one pair",
+            "the one pair that holds data.workdirs",
+        );
     }
     let directory = reader.text("engines.remote.directory");
     let absolute = directory

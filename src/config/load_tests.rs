@@ -277,6 +277,36 @@ fn wrong_settings_name_themselves_and_what_is_allowed() {
             vec!["CHARGEHAND_AUTH_TOKEN", "is empty"],
         ),
         (
+            "[engines.local]\nversion = \"latest\"",
+            vec![],
+            vec!["engines.local.version", "latest", "exact version"],
+        ),
+        (
+            "[engines.local]\nversion = \"1.18.33-/../x\"",
+            vec![],
+            vec!["engines.local.version", "exact version"],
+        ),
+        (
+            "[engines.local]\nversion = \"1.2.9\"",
+            vec![],
+            vec!["engines.local.version", "1.3.0 or newer"],
+        ),
+        (
+            "[log]\nlevel = \"info,chargehand=loud=er\"",
+            vec![],
+            vec!["log.level", "no log filter", "debug"],
+        ),
+        (
+            "[engines.remote]\nurl = \"http://x/\"\npath_map = { \"/a\" = \"/b\", \"/c\" = \"/d\" }",
+            vec![],
+            vec!["engines.remote.path_map", "more than one pair"],
+        ),
+        (
+            "[matrix]\nhomeserver_url = \"https://:hunter2@x\"",
+            vec![],
+            vec!["matrix.homeserver_url", "without credentials"],
+        ),
+        (
             "[auth]\ntoken = \"0123456789 abcdef\"",
             vec![],
             vec!["token \"default\"", "contains a space"],
@@ -291,6 +321,30 @@ fn wrong_settings_name_themselves_and_what_is_allowed() {
         for part in parts {
             assert!(error.contains(part), "{file} {env:?}: {error} lacks {part}");
         }
+    }
+}
+
+#[test]
+fn an_address_with_a_password_is_not_repeated() {
+    for (file, setting) in [
+        (
+            "[engines.remote]\nurl = \"bob:hunter2@x y\"",
+            "engines.remote.url",
+        ),
+        (
+            "[matrix]\nhomeserver_url = \"http://bob:hunter2@x y\"",
+            "matrix.homeserver_url",
+        ),
+        (
+            "[matrix]\nhomeserver_url = \"http://bob:hunter2@x\"",
+            "matrix.homeserver_url",
+        ),
+    ] {
+        let error = load(file, &[]).unwrap_err();
+        assert!(
+            error.contains(setting) && !error.contains("hunter2"),
+            "{error}"
+        );
     }
 }
 

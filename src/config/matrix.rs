@@ -96,12 +96,13 @@ pub(super) fn matrix(reader: &mut Reader) -> Option<MatrixSettings> {
         "the address of the homeserver, such as https://matrix.example.org",
     );
     let homeserver = homeserver.filter(|url| {
-        let sound = matches!(url.scheme(), "http" | "https") && url.username().is_empty();
+        let bare = url.username().is_empty() && url.password().is_none();
+        let sound = matches!(url.scheme(), "http" | "https") && bare;
         if !sound {
             reader.problem(
                 "matrix.homeserver_url",
-                "is no web address",
-                "http:// or https:// without credentials",
+                "is no web address without credentials",
+                "http:// or https://, with the login in matrix.access_token or matrix.user_id and matrix.password",
             );
         }
         sound

@@ -191,7 +191,8 @@ impl Reader {
         let found = self.find(path)?;
         let parsed = parse(&found.value);
         if parsed.is_none() {
-            self.problem(found.from, format!("is {}", shown(&found.value)), allowed);
+            let text = shown(path, &found.value);
+            self.problem(found.from, format!("is {text}"), allowed);
         }
         parsed
     }
@@ -564,9 +565,12 @@ fn leaves(table: &Table, prefix: &str, found: &mut Vec<String>) {
     }
 }
 
-fn shown(value: &Value) -> String {
+/// A value for a message, cut. An address may have a password before its `@`.
+fn shown(path: &str, value: &Value) -> String {
     let text = value.to_string();
-    if text.chars().count() > 80 {
+    if text.contains('@') && (path.ends_with("url") || text.contains("://")) {
+        "no such address (not shown, because it has an @ and may hold a password)".to_owned()
+    } else if text.chars().count() > 80 {
         format!("{}…", text.chars().take(80).collect::<String>())
     } else {
         text

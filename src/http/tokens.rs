@@ -56,6 +56,8 @@ struct Shared {
 struct Source {
     settings: AuthSettings,
     stamps: HashMap<PathBuf, Stamp>,
+    /// What was last complained about, by file.
+    complaints: HashMap<PathBuf, String>,
 }
 
 /// What tells that a file is another one, or has another content.
@@ -98,6 +100,7 @@ impl Tokens {
             source: Mutex::new(Source {
                 settings: settings.clone(),
                 stamps: HashMap::new(),
+                complaints: HashMap::new(),
             }),
             has_files: AtomicBool::new(false),
             looking: AtomicBool::new(false),
@@ -299,7 +302,7 @@ impl Entry {
 
 impl Source {
     /// Reads the file of a token again if it changed; whether the token has another value now. A file that cannot be
-    /// used leaves the old value: it may be about to be replaced. It is complained about once.
+    /// used leaves the old value: it may be about to be replaced. It is looked at again each time, and complained about once.
     fn look(&mut self, index: usize) -> bool {
         let Some(token) = self.settings.tokens.get(index) else {
             return false;
@@ -312,26 +315,41 @@ impl Source {
         if self.stamps.get(&file) == Some(&stamp) {
             return false;
         }
-        self.stamps.insert(file.clone(), stamp);
         let name = token.name.clone();
-        let read = self.value(index, &file);
-        match (read, self.settings.tokens.get_mut(index)) {
-            (Ok(secret), Some(token)) if token.token != secret => {
-                tracing::info!(target: "audit", token = name, file = %file.display(), "the token was read again");
-                token.token = secret;
-                true
+        match self.value(index, &file) {
+            Ok(secret) => {
+                self.complaints.remove(&file);
+                self.stamps.insert(file.clone(), stamp);
+                let Some(token) = self.settings.tokens.get_mut(index) else {
+                    return false;
+                };
+                let changed = token.token != secret;
+                if changed {
+                    tracing::info!(target: "audit", token = name, file = %file.display(), "the token was read again");
+                    token.token = secret;
+                }
+                changed
             }
-            (Ok(_), _) => false,
-            (Err(problem), _) => {
-                tracing::error!(
-                    target: "audit",
-                    token = name,
-                    file = %file.display(),
-                    "the token file {problem}; the token as it was stays valid"
-                );
+            Err(problem) => {
+                // What failed may be over without a change of the file; remembered, it would never be read again.
+                self.stamps.remove(&file);
+                self.complain(&name, file, problem);
                 false
             }
         }
+    }
+
+    fn complain(&mut self, name: &str, file: PathBuf, problem: String) {
+        if self.complaints.get(&file) == Some(&problem) {
+            return;
+        }
+        tracing::error!(
+            target: "audit",
+            token = name,
+            file = %file.display(),
+            "the token file {problem}; the token as it was stays valid"
+        );
+        self.complaints.insert(file, problem);
     }
 
     /// The token in a file, or what is wrong with it.
@@ -341,6 +359,10 @@ impl Source {
         let text = text.trim();
         if text.len() < SHORTEST {
             return Err(format!("holds fewer than {SHORTEST} bytes"));
+        }
+        // As the start does: no client could send it.
+        if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err("holds a space, a line break or a character that is not ASCII".to_owned());
         }
         let secret = Secret::new(text.to_owned());
         let others = self.settings.tokens.iter().enumerate();

@@ -132,7 +132,8 @@ async fn a_token_file_is_read_again_when_it_changes() {
     assert_eq!(who(&tokens, NEW).unwrap().token, "ann");
     assert!(ann.revoked.is_cancelled());
     // What cannot be a token leaves the last one in force.
-    for content in ["short", "", OTHER] {
+    let two_lines = format!("{OLD}\n{OLD}\n");
+    for content in ["short", "", OTHER, &two_lines] {
         std::fs::write(&file, content).unwrap();
         look().await;
         assert!(who(&tokens, NEW).is_some(), "{content:?}");
@@ -147,4 +148,33 @@ async fn a_token_file_is_read_again_when_it_changes() {
     std::fs::rename(&next, &file).unwrap();
     look().await;
     assert!(who(&tokens, OLD).is_some() && who(&tokens, NEW).is_none());
+}
+
+#[tokio::test]
+async fn a_token_file_that_failed_once_is_read_again_as_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let (ann, bob) = (directory.path().join("ann"), directory.path().join("bob"));
+    std::fs::write(&ann, OLD).unwrap();
+    std::fs::write(&bob, OTHER).unwrap();
+    let tokens = Tokens::new(&settings(vec![
+        token("ann", OLD, Some(&ann)),
+        token("bob", OTHER, Some(&bob)),
+    ]));
+    let mut now = Instant::now();
+    let mut look = async || {
+        now += Duration::from_secs(1);
+        tokens.refresh_at(now).await;
+    };
+    look().await;
+    // Ann gets what is still Bob's; the file does not change any more when Bob has let go of it.
+    std::fs::write(&ann, OTHER).unwrap();
+    look().await;
+    assert_eq!(who(&tokens, OTHER).unwrap().token, "bob");
+    assert_eq!(who(&tokens, OLD).unwrap().token, "ann");
+    std::fs::write(&bob, NEW).unwrap();
+    look().await;
+    look().await;
+    assert_eq!(who(&tokens, NEW).unwrap().token, "bob");
+    assert_eq!(who(&tokens, OTHER).unwrap().token, "ann");
+    assert!(who(&tokens, OLD).is_none(), "the old token is refused");
 }

@@ -120,6 +120,73 @@ async fn a_session_that_the_server_forgot_is_made_again() {
     );
 }
 
+/// `tools/list` is served in session "new" only.
+fn lists_in_the_new_session(server: &Server) {
+    server.answer("notifications/initialized", |_| {
+        StatusCode::ACCEPTED.into_response()
+    });
+    server.answer("tools/list", |seen| {
+        if seen.header("mcp-session-id") == "new" {
+            rpc(seen, "result", json!({"tools": []}))
+        } else {
+            (StatusCode::NOT_FOUND, "Not Found: Session not found").into_response()
+        }
+    });
+}
+
+fn handshakes(server: &Server) -> usize {
+    let seen = server.seen();
+    let handshakes = seen.iter().filter(|s| s.body["method"] == "initialize");
+    handshakes.count()
+}
+
+#[tokio::test]
+async fn requests_side_by_side_make_one_new_session() {
+    let server = Server::start().await;
+    with_session(&server, "old");
+    with_session(&server, "new");
+    // A session more than needed would be one that knows nothing.
+    with_session(&server, "too many");
+    lists_in_the_new_session(&server);
+    let mut messages = vec![initialize()];
+    messages.extend((2..10).map(|id| json!({"jsonrpc": "2.0", "id": id, "method": "tools/list"})));
+    let ended = chargehand(&["--server", &server.url(), "mcp"], &lines(&messages)).await;
+    let answers = answers(&ended);
+    assert_eq!(answers.len(), messages.len(), "{ended:?}");
+    for answer in answers.iter().skip(1) {
+        assert!(answer["result"]["tools"].is_array(), "{answer}");
+    }
+    assert_eq!(handshakes(&server), 2);
+}
+
+#[tokio::test]
+async fn a_handshake_that_fails_during_a_restart_is_made_again_by_the_next_request() {
+    let server = Server::start().await;
+    with_session(&server, "old");
+    server.answer("initialize", |_| {
+        (StatusCode::SERVICE_UNAVAILABLE, "starting").into_response()
+    });
+    with_session(&server, "new");
+    lists_in_the_new_session(&server);
+    let list = |id: u64| json!({"jsonrpc": "2.0", "id": id, "method": "tools/list"});
+    let messages = [initialize(), list(2), list(3)];
+    let ended = chargehand(&["--server", &server.url(), "mcp"], &lines(&messages)).await;
+    let answers = answers(&ended);
+    assert_eq!(answers.len(), 3, "{ended:?}");
+    // Which of the two met the failed handshake is open.
+    let (refused, served): (Vec<&Value>, Vec<&Value>) = answers[1..]
+        .iter()
+        .partition(|answer| answer["error"].is_object());
+    assert_eq!((refused.len(), served.len()), (1, 1), "{ended:?}");
+    assert!(
+        refused[0]["error"]["message"]
+            .as_str()
+            .unwrap()
+            .contains("503")
+    );
+    assert_eq!(handshakes(&server), 3);
+}
+
 #[tokio::test]
 async fn a_client_without_sessions_gets_its_headers_and_its_progress() {
     let server = Server::start().await;

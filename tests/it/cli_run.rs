@@ -156,6 +156,22 @@ async fn a_running_server_keeps_its_own_environment() {
 }
 
 #[tokio::test]
+async fn a_running_server_keeps_its_own_settings() {
+    let server = with_task().await;
+    for (flag, value) in [
+        ("--set", "tasks.max_running=1"),
+        ("--config", "other.toml"),
+        ("--data-dir", "/other"),
+    ] {
+        let ended = server.run(&["run", "x", flag, value]).await;
+        assert_eq!(ended.code, Some(2), "{flag}: {ended:?}");
+        let told = ended.err.contains(flag) && ended.err.contains("--own-server");
+        assert!(told, "{}", ended.err);
+    }
+    assert!(server.calls("opencode_execute_task").is_empty());
+}
+
+#[tokio::test]
 async fn a_refused_task_is_told_in_the_servers_words() {
     let server = Server::start().await;
     server.tool_error(
@@ -178,6 +194,22 @@ async fn a_server_that_is_restarted_is_asked_again() {
     let ended = server.run(&["run", "x"]).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert!(ended.err.contains("asking again"), "{}", ended.err);
+}
+
+#[tokio::test]
+async fn a_refusal_that_passes_does_not_end_the_watch() {
+    let server = with_task().await;
+    for code in ["RATE_LIMITED", "UNAVAILABLE", "NO_ANSWER_YET"] {
+        server.answer("get_task_status", move |seen| {
+            let text = json!({"error": "not now", "code": code, "retry_after_s": 1}).to_string();
+            let result = json!({"isError": true, "content": [{"type": "text", "text": text}]});
+            rpc(seen, "result", result)
+        });
+    }
+    server.tool("get_task_status", status("completed", "completed", &[]));
+    let ended = server.run(&["run", "x"]).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.err.contains("not now; asking again"), "{}", ended.err);
 }
 
 /// Starts `run`, waits for its first line, sends SIGINT `times` times; the exit code.

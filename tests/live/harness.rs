@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use chargehand::adapters::opencode::{
-    LocalEngine, LocalSettings, OpencodeSettings, Proof, WorkerSettings, find_or_install,
+    LocalEngine, LocalSettings, OpencodeSettings, PINNED, Proof, WorkerSettings, find_or_install,
 };
 use chargehand::adapters::system::SystemIds;
 use chargehand::scripted_model::{ScriptedModel, opencode_provider_config};
@@ -42,7 +42,7 @@ pub(crate) async fn opencode() -> Option<PathBuf> {
     let lock = std::fs::File::create(place.join("opencode.lock")).unwrap();
     lock.lock().unwrap();
     let tell = |line: &str| eprintln!("{line}");
-    match find_or_install(configured.as_deref(), place, Proof::Package, &tell).await {
+    match find_or_install(configured.as_deref(), PINNED, place, Proof::Package, &tell).await {
         Ok(program) => Some(program),
         Err(error) if std::env::var_os("CHARGEHAND_REQUIRE_LIVE").is_some_and(|v| v == "1") => {
             panic!("OpenCode is required here: {error}")
@@ -79,6 +79,7 @@ impl Live {
             name: EngineName::new("local"),
             data_dir: directory.path().join("data"),
             binary: Some(binary),
+            version: PINNED.to_owned(),
             opencode: OpencodeSettings {
                 config: Some(all),
                 ..OpencodeSettings::default()

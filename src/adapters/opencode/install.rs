@@ -1,4 +1,4 @@
-//! Finding OpenCode, or installing the pinned version.
+//! Finding OpenCode, or installing the version that is wanted.
 //!
 //! In: a configured path, `PATH`, the data directory. Out: a native program of a version that can be driven. What npm puts into
 //! `PATH` may be a script that starts the real program as a child; then the program beside it is taken, because the
@@ -17,7 +17,7 @@ use std::time::Duration;
 use chargehand_actors::ports::EngineError;
 use tokio::process::Command;
 
-use super::version::{PINNED, Version};
+use super::version::Version;
 
 /// Told what the installation does, in words for a person.
 pub type InstallProgress = Arc<dyn Fn(&str) + Send + Sync>;
@@ -34,19 +34,20 @@ pub enum Proof {
     Run,
 }
 
-/// Where OpenCode is: the configured program, or one in `PATH`, or our own, which is installed when there is none.
+/// Where OpenCode is: the configured program, or one in `PATH`, or our own of this `version`, which is installed when there is none.
 ///
 /// # Errors
 /// `Unusable` says what to do: the configured program is none or too old, npm is missing or failed.
 pub async fn find_or_install(
     configured: Option<&Path>,
+    version: &str,
     data_dir: &Path,
     proof: Proof,
     progress: &(dyn Fn(&str) + Send + Sync),
 ) -> Result<PathBuf, EngineError> {
     // OpenCode makes directories in its home even to say its version.
     let scratch = data_dir.join("opencode-check");
-    let found = find(configured, data_dir, &scratch, proof, progress).await;
+    let found = find(configured, version, data_dir, &scratch, proof, progress).await;
     // What is left behind of it is empty directories.
     drop(tokio::fs::remove_dir_all(&scratch).await);
     found
@@ -54,6 +55,7 @@ pub async fn find_or_install(
 
 async fn find(
     configured: Option<&Path>,
+    version: &str,
     data_dir: &Path,
     scratch: &Path,
     proof: Proof,
@@ -68,13 +70,13 @@ async fn find(
             Err(error) => progress(&format!("{} is not used: {error}", path.display())),
         }
     }
-    let prefix = data_dir.join(format!("opencode-{PINNED}"));
+    let prefix = data_dir.join(format!("opencode-{version}"));
     if let Some(program) =
         first_working(&native_candidates(&prefix.join("node_modules")), scratch).await
     {
         return Ok(program);
     }
-    install(&prefix, scratch, progress).await
+    install(version, &prefix, scratch, progress).await
 }
 
 /// The program at `path` or beside it that is OpenCode itself, new enough.
@@ -194,11 +196,12 @@ fn unusable(program: &Path, why: &str) -> EngineError {
 }
 
 async fn install(
+    version: &str,
     prefix: &Path,
     scratch: &Path,
     progress: &(dyn Fn(&str) + Send + Sync),
 ) -> Result<PathBuf, EngineError> {
-    let package = format!("opencode-ai@{PINNED}");
+    let package = format!("opencode-ai@{version}");
     std::fs::create_dir_all(prefix).map_err(|error| {
         EngineError::Unusable(format!("cannot make {}: {error}", prefix.display()))
     })?;
@@ -222,7 +225,7 @@ async fn install(
             Err(error) if error.contains("not found") => {
                 return Err(EngineError::Unusable(format!(
                     "OpenCode is not installed and npm, which would install it, is not there either; install Node.js with npm, or \
-                     OpenCode {PINNED} by other means, and put it into PATH or set its path"
+                     OpenCode {version} by other means, and put it into PATH or set its path"
                 )));
             }
             Err(error) => problem = error,
@@ -293,6 +296,7 @@ mod tests {
 
     use std::os::unix::fs::PermissionsExt;
 
+    use super::super::version::PINNED;
     use super::*;
 
     fn script(path: &Path, text: &str) {
@@ -306,9 +310,15 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let wrapper = directory.path().join("bin/opencode");
         script(&wrapper, "#!/bin/sh\necho 1.18.33\n");
-        let error = find_or_install(Some(&wrapper), directory.path(), Proof::Package, &|_| {})
-            .await
-            .unwrap_err();
+        let error = find_or_install(
+            Some(&wrapper),
+            PINNED,
+            directory.path(),
+            Proof::Package,
+            &|_| {},
+        )
+        .await
+        .unwrap_err();
         assert!(
             error
                 .to_string()
@@ -316,9 +326,15 @@ mod tests {
             "{error}"
         );
         let missing = directory.path().join("nowhere");
-        let error = find_or_install(Some(&missing), directory.path(), Proof::Package, &|_| {})
-            .await
-            .unwrap_err();
+        let error = find_or_install(
+            Some(&missing),
+            PINNED,
+            directory.path(),
+            Proof::Package,
+            &|_| {},
+        )
+        .await
+        .unwrap_err();
         assert!(error.to_string().contains("correct the path"), "{error}");
     }
 
@@ -332,14 +348,26 @@ mod tests {
         let arch = if ARCH == "x86_64" { "x64" } else { "arm64" };
         let native = modules.join(format!("opencode-{os}-{arch}-baseline/bin/opencode"));
         script(&native, "#!/bin/sh\necho 1.17.0\n");
-        let found = find_or_install(Some(&wrapper), directory.path(), Proof::Package, &|_| {})
-            .await
-            .unwrap();
+        let found = find_or_install(
+            Some(&wrapper),
+            PINNED,
+            directory.path(),
+            Proof::Package,
+            &|_| {},
+        )
+        .await
+        .unwrap();
         assert_eq!(found, native.canonicalize().unwrap());
         script(&native, "#!/bin/sh\necho 1.2.9\n");
-        let error = find_or_install(Some(&wrapper), directory.path(), Proof::Package, &|_| {})
-            .await
-            .unwrap_err();
+        let error = find_or_install(
+            Some(&wrapper),
+            PINNED,
+            directory.path(),
+            Proof::Package,
+            &|_| {},
+        )
+        .await
+        .unwrap_err();
         assert!(error.to_string().contains("too old"), "{error}");
     }
 
@@ -349,8 +377,9 @@ mod tests {
         let program = directory.path().join("opencode-linux-x64/bin/opencode");
         // No script, so that it is taken for the program itself, and nothing that runs.
         script(&program, "not a program");
-        let find =
-            async |proof| find_or_install(Some(&program), directory.path(), proof, &|_| {}).await;
+        let find = async |proof| {
+            find_or_install(Some(&program), PINNED, directory.path(), proof, &|_| {}).await
+        };
         let broken = "does not work as OpenCode";
         let refused = async |proof| find(proof).await.unwrap_err().to_string();
         assert!(refused(Proof::Package).await.contains(broken), "no package");

@@ -64,6 +64,8 @@ pub struct LocalSettings {
     pub data_dir: PathBuf,
     /// OpenCode; none = found in `PATH` or installed into the data directory.
     pub binary: Option<PathBuf>,
+    /// The version that is installed where none is found.
+    pub version: String,
     /// How OpenCode is configured.
     pub opencode: OpencodeSettings,
     /// Stamped on the worker and on every session.

@@ -207,6 +207,7 @@ impl Place {
             end_owned(&self.files, self.owner.clone(), changing),
             find_or_install(
                 self.settings.binary.as_deref(),
+                &self.settings.version,
                 &self.settings.data_dir,
                 proof,
                 &*self.settings.install_progress,

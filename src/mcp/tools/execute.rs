@@ -10,6 +10,7 @@ use chargehand_actors::id::EngineName;
 use chargehand_actors::view::{Submitted, TaskStatus};
 use schemars::JsonSchema;
 use serde::Serialize;
+use tokio::time::Instant;
 
 use super::allowed::{self, Allowed};
 use super::table::{Effect, Tool};
@@ -239,14 +240,16 @@ fn decode(call: &Call, args: &Args) -> Result<Submit, BadArguments> {
     })
 }
 
-/// How long the call waits for the end.
-fn wait_ms(args: &Args) -> u64 {
+/// How long the call waits for the end. A call that has taken long already waits less: its client counts from the beginning.
+fn wait_ms(args: &Args, begun: Instant) -> u64 {
     let asked = args.integer("wait_seconds");
     let seconds = match args.flag("sync") {
         Some(true) => asked.unwrap_or(LONGEST_WAIT_S),
         _ => asked.unwrap_or(0),
     };
-    u64::try_from(seconds).unwrap_or(0) * 1_000
+    let used = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let millis = |seconds: i64| u64::try_from(seconds).unwrap_or(0) * 1_000;
+    millis(seconds).min(millis(LONGEST_WAIT_S).saturating_sub(used))
 }
 
 /// What the agent is told of: by the call, else by the configuration.
@@ -341,16 +344,17 @@ async fn known(call: &Call, args: &Args) -> Result<Option<Submitted>, Refusal> {
 }
 
 async fn execute(call: &Call, args: &Args) -> Result<ExecuteOut, Refusal> {
+    let begun = Instant::now();
     // A repeat is answered whatever the settings and the source are by now.
     if let Some(submitted) = known(call, args).await? {
-        return Ok(wait(call, &submitted, wait_ms(args)).await);
+        return Ok(wait(call, &submitted, wait_ms(args, begun)).await);
     }
     let mut wanted = decode(call, args)?;
     call.open_for_work()?;
     let source = std::mem::replace(&mut wanted.spec.source, Source::Empty);
     wanted.spec.source = allowed::check(source, &allowed_sources(call)).await?;
     let submitted = call.edge.tree.submit(wanted).await?;
-    Ok(wait(call, &submitted, wait_ms(args)).await)
+    Ok(wait(call, &submitted, wait_ms(args, begun)).await)
 }
 
 /// Waits for the end if that was asked for.
@@ -436,7 +440,7 @@ fn waited(submitted: &Submitted, status: &TaskStatus, wait_ms: u64) -> ExecuteOu
     } else {
         out.timeout_hint = Some(format!(
             "Not ended within {} seconds; it goes on and {}.",
-            wait_ms / 1_000,
+            wait_ms.div_ceil(1_000),
             view.doing
         ));
     }
