@@ -185,11 +185,10 @@ async fn matrix_many_events_of_one_task_slow_nothing_and_fill_no_message() {
     let most = edits.values().max().copied().unwrap_or(0);
     let of_task = product.client.status(&task).await["events_total"].clone();
     println!(
-        "{wanted} tool calls, {of_task} events of the task, took {with:?} (+{grown} kB), without rooms {without:?} \
+        "{wanted} tool calls, recorded in {of_task} events of the task, took {with:?} (+{grown} kB), without rooms {without:?} \
          (+{grown_without} kB); {} events in the room, at most {most} edits of one message",
         events.len()
     );
-    assert!(of_task.as_u64().unwrap() as usize > wanted, "{of_task}");
     assert!(most <= 100, "{most} edits of one message");
     assert!(
         with < without.mul_f64(1.5) + Duration::from_secs(10),
