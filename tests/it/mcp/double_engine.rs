@@ -46,6 +46,13 @@ impl DoubleEngine {
         self.prompts.lock().unwrap().clone()
     }
 
+    /// Until somebody listens: what is told before reaches nobody, and an output that nobody heard is in no record.
+    async fn heard(&self) {
+        while self.sink.lock().unwrap().is_none() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    }
+
     fn tell(&self, session: &str, signal: Signal) {
         let sink = self.sink.lock().unwrap().clone();
         if let Some(sink) = sink {
@@ -230,6 +237,7 @@ impl Engine for Port {
                 session.prompts.push((request.prompt.message_id, text));
                 session.doing = doing;
             }
+            self.0.heard().await;
             self.0.tell(&id, Signal::Busy);
             self.0.tell(&id, Signal::AssistantStarted);
             self.0.tell(
