@@ -88,6 +88,42 @@ async fn with_a_queue_its_order_its_slots_and_its_keys() {
     product.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn while_one_command_ends_and_the_next_begins() {
+    let Some(mut product) = Product::start(Setup::default()).await else {
+        return;
+    };
+    let place = product.directory.path().to_owned();
+    let effects = place.join("effects");
+    let (first, second) = (place.join("first-gate"), place.join("second-gate"));
+    let step = |gate: &Path| {
+        let begins = format!("echo begun >> {}", effects.display());
+        bash(&format!("{begins}; {}", wait_for(gate)))
+    };
+    let script = turns(json!([step(&first), step(&second), {"text": "Done."}]));
+    let id = product.client.submit(script, json!({})).await;
+    let told = |gate: &'static str| {
+        move |seen: &Value| {
+            let doing = seen["doing"].as_str().unwrap();
+            doing.contains("bash") && doing.contains(gate)
+        }
+    };
+    let client = &product.client;
+    client
+        .until(&id, "the first command is told", told("first-gate"))
+        .await;
+    product.kill();
+    std::fs::write(&first, "").unwrap();
+    begun(&effects, 2).await;
+    product.start_again().await;
+    let what = "the second command is told, and the step that ended";
+    let both = |seen: &Value| told("second-gate")(seen) && seen["steps"] == 1;
+    product.client.until(&id, what, both).await;
+    std::fs::write(&second, "").unwrap();
+    product.ended_saying(&id, "completed", "Done.").await;
+    product.stop().await;
+}
+
 /// Phase and place in the queue.
 fn place_of(status: &Value) -> (Value, Value) {
     (status["phase"].clone(), status["queue_position"].clone())

@@ -158,6 +158,7 @@ impl Machine {
             self.live.reading = true;
             self.live.reading_since = Some(now);
             self.live.stirred = false;
+            self.live.told = false;
             self.live.just_closed.clear();
             self.live.read_at = None;
             let prompts = self

@@ -1,11 +1,12 @@
 //! Signals of the stream: hints that make the machine read, and observations that are collected and journaled
-//! at most twice a second.
+//! at most twice a second. What the stream did not tell (Chargehand was dead, or the stream was cut) is caught up from
+//! readings of the record.
 
 use super::input::{Effect, Step};
 use super::step::Machine;
 use crate::event::{Event, Phase, Todo, ToolRun, Usage};
 use crate::id::WallTime;
-use crate::ports::Signal;
+use crate::ports::{Activity, SessionReport, Signal};
 
 /// Observations of one task are journaled at most this often, in milliseconds.
 const FLUSH_MS: u64 = 500;
@@ -13,6 +14,10 @@ const FLUSH_MS: u64 = 500;
 const ECHO_MS: u64 = 10_000;
 /// Tools kept of one flush; more are counted in a remark.
 const TOOLS_KEPT: usize = 20;
+/// Begins the words for a run in whose tool it is.
+const RUNS: &str = "runs ";
+/// Begins the words for a run that its model provider makes wait.
+const WAITS_FOR_PROVIDER: &str = "waits for the model provider";
 
 /// Observations not yet journaled.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -51,6 +56,7 @@ impl Machine {
             self.live.hearing.heard(now);
         }
         self.live.stirred |= !child;
+        self.live.told = true;
         match signal {
             Signal::Busy => self.heard_busy(child, out),
             Signal::Idle | Signal::Deleted => {
@@ -87,7 +93,7 @@ impl Machine {
                     out.effects.push(Effect::AppendOutput { text });
                 }
             }
-            Signal::ToolStarted(tool) => self.observe_doing(format!("runs {}", named(&tool)), now),
+            Signal::ToolStarted(tool) => self.observe_doing(runs(&tool), now),
             Signal::ToolFinished(tool) => self.observe_tool(tool, now, out),
             Signal::StepFinished { usage, reason } => self.observe_step(child, usage, &reason, now),
             Signal::FilesTouched(files) => {
@@ -174,6 +180,56 @@ impl Machine {
         }
     }
 
+    /// Catches up with a record during whose reading nothing was heard: a tool that began or ended while nobody listened
+    /// is told by no signal until it ends.
+    pub(super) fn catch_up(&mut self, report: &SessionReport, now: WallTime) {
+        if self.state.phase != Phase::Running || self.state.abort.is_some() {
+            return;
+        }
+        match &report.activity {
+            Activity::Idle => return,
+            Activity::Retrying {
+                attempt, message, ..
+            } => {
+                if self.state.doing != waits_for_provider(*attempt, message) {
+                    self.live.observed.touch(now);
+                    self.live.observed.retry = Some((*attempt, message.clone()));
+                }
+            }
+            Activity::Busy => {
+                if let Some(doing) = self.missed_doing(report) {
+                    self.observe_doing(doing, now);
+                }
+            }
+        }
+        // The rest is a sign of work when it is journaled: only what was done since the newest one that is known.
+        if report.newest_at <= self.state.worked_at {
+            return;
+        }
+        let (todos, observed) = (&report.todos, &mut self.live.observed);
+        if *todos != *observed.todos.as_ref().unwrap_or(&self.state.todos) {
+            observed.touch(now);
+            observed.todos = Some(todos.clone());
+        }
+        if report.steps > observed.steps_with(self.state.steps) {
+            observed.touch(now);
+            observed.steps = Some((report.steps, report.usage));
+        }
+    }
+
+    /// What a working run does by its record, if that is not what is known.
+    fn missed_doing(&self, report: &SessionReport) -> Option<String> {
+        let known = self.live.observed.doing.as_ref();
+        let known = known.unwrap_or(&self.state.doing);
+        let running = &report.running_tools;
+        match running.last() {
+            Some(_) if running.iter().any(|tool| runs(tool) == *known) => None,
+            Some(newest) => Some(runs(newest)),
+            None => (known.starts_with(RUNS) || known.starts_with(WAITS_FOR_PROVIDER))
+                .then(|| "thinks".to_owned()),
+        }
+    }
+
     /// Journals what was observed.
     pub(super) fn flush(&mut self, now: WallTime, out: &mut Step) {
         let seen = std::mem::take(&mut self.live.observed);
@@ -236,6 +292,16 @@ impl Machine {
             | Phase::Cancelled => self.live.observed.doing = None,
         }
     }
+}
+
+/// What a run does while a tool runs.
+fn runs(tool: &ToolRun) -> String {
+    format!("{RUNS}{}", named(tool))
+}
+
+/// What a run does that its model provider makes wait.
+pub(super) fn waits_for_provider(attempt: u32, message: &str) -> String {
+    format!("{WAITS_FOR_PROVIDER} (retry {attempt}): {message}")
 }
 
 fn named(tool: &ToolRun) -> String {

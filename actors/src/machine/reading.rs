@@ -45,6 +45,9 @@ impl Machine {
                     self.live.verdict = None;
                 }
                 self.report(&report, cx, out);
+                if !self.live.told {
+                    self.catch_up(&report, cx.now);
+                }
                 let misses = is_doubted && self.misses_a_prompt(&report);
                 self.live.must_read |= is_old || misses;
             }
@@ -279,6 +282,10 @@ impl Machine {
         if report.steps > self.state.steps {
             let (steps, usage) = (report.steps, report.usage);
             self.emit(now, out, Event::StepFinished { steps, usage });
+        }
+        if report.todos != self.state.todos {
+            let todos = report.todos.clone();
+            self.emit(now, out, Event::TodosChanged { todos });
         }
     }
 

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use super::observe::waits_for_provider;
 use super::policy::Grant;
 use crate::command::{Answer, Caller, MessageType, TaskSpec};
 use crate::event::{
@@ -462,7 +463,7 @@ impl TaskState {
             Event::FilesTouched { files } => self.fold_files(files),
             Event::TodosChanged { todos } => self.todos.clone_from(todos),
             Event::ProviderRetry { attempt, message } => {
-                self.doing = format!("waits for the model provider (retry {attempt}): {message}");
+                self.doing = waits_for_provider(*attempt, message);
             }
             Event::ActivityChanged { doing } => self.doing.clone_from(doing),
             Event::WatchdogWarned { watchdog, .. } => {

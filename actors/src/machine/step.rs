@@ -57,6 +57,8 @@ pub(super) struct Volatile {
     pub(super) reading_since: Option<WallTime>,
     /// The session did something since the reading in flight began.
     pub(super) stirred: bool,
+    /// As before, of its child sessions too: the reading may be older than what was told.
+    pub(super) told: bool,
     /// Readings in a row that could not be told from old ones.
     pub(super) doubted_readings: u32,
     pub(super) aborting: bool,

@@ -13,6 +13,7 @@ mod failures;
 mod life;
 mod limits;
 mod machine;
+mod machine_catch_up;
 mod machine_freeze;
 mod machine_runs;
 mod observer;
