@@ -95,31 +95,30 @@ async fn while_one_command_ends_and_the_next_begins() {
     };
     let place = product.directory.path().to_owned();
     let effects = place.join("effects");
-    let (first, second) = (place.join("first-gate"), place.join("second-gate"));
-    let step = |gate: &Path| {
+    let step = |name: &str| {
         let begins = format!("echo begun >> {}", effects.display());
-        bash(&format!("{begins}; {}", wait_for(gate)))
+        let mut step = bash(&format!("{begins}; {}", wait_for(&place.join(name))));
+        step["tools"][0]["args"]["description"] = json!(name);
+        step
     };
-    let script = turns(json!([step(&first), step(&second), {"text": "Done."}]));
+    let script = turns(json!([step("first"), step("second"), {"text": "Done."}]));
     let id = product.client.submit(script, json!({})).await;
-    let told = |gate: &'static str| {
-        move |seen: &Value| {
-            let doing = seen["doing"].as_str().unwrap();
-            doing.contains("bash") && doing.contains(gate)
-        }
+    let told = |name: &'static str| {
+        let words = format!("It runs bash: {name}.");
+        move |seen: &Value| seen["doing"] == words
     };
     let client = &product.client;
     client
-        .until(&id, "the first command is told", told("first-gate"))
+        .until(&id, "the first command is told", told("first"))
         .await;
     product.kill();
-    std::fs::write(&first, "").unwrap();
+    std::fs::write(place.join("first"), "").unwrap();
     begun(&effects, 2).await;
     product.start_again().await;
     let what = "the second command is told, and the step that ended";
-    let both = |seen: &Value| told("second-gate")(seen) && seen["steps"] == 1;
+    let both = |seen: &Value| told("second")(seen) && seen["steps"] == 1;
     product.client.until(&id, what, both).await;
-    std::fs::write(&second, "").unwrap();
+    std::fs::write(place.join("second"), "").unwrap();
     product.ended_saying(&id, "completed", "Done.").await;
     product.stop().await;
 }
