@@ -6,7 +6,7 @@ use super::input::{Effect, Step};
 use super::step::Machine;
 use crate::event::{Event, Phase, Todo, ToolRun, Usage};
 use crate::id::WallTime;
-use crate::ports::{Activity, SessionReport, Signal};
+use crate::ports::{Activity, LastMessage, SessionReport, Signal};
 
 /// Observations of one task are journaled at most this often, in milliseconds.
 const FLUSH_MS: u64 = 500;
@@ -211,9 +211,18 @@ impl Machine {
             observed.touch(now);
             observed.todos = Some(todos.clone());
         }
-        if report.steps > observed.steps_with(self.state.steps) {
+        // The step under way is counted when it ends.
+        let under_way = matches!(
+            report.last,
+            LastMessage::Assistant {
+                completed: false,
+                ..
+            }
+        );
+        let done = report.steps.saturating_sub(u32::from(under_way));
+        if done > observed.steps_with(self.state.steps) {
             observed.touch(now);
-            observed.steps = Some((report.steps, report.usage));
+            observed.steps = Some((done, report.usage));
         }
     }
 

@@ -162,7 +162,7 @@ pub struct SessionReport {
     pub requests: Vec<Request>,
     /// Totals over all assistant messages.
     pub usage: Usage,
-    /// Number of model steps.
+    /// Number of model steps, the one under way included.
     pub steps: u32,
     /// Consecutive newest assistant messages that ended without a proper finish (OpenCode's endless loop).
     pub unfinished_in_a_row: u32,

@@ -119,6 +119,7 @@ fn the_wait_for_a_provider_its_end_and_the_counts_are_caught_up() {
         input: 700,
         ..Usage::default()
     };
+    // Six ended, and one under way.
     (report.steps, report.usage) = (7, usage);
     report.todos = vec![todo.clone()];
     // Done after what is known, before this reading.
@@ -127,7 +128,7 @@ fn the_wait_for_a_provider_its_end_and_the_counts_are_caught_up() {
     read(&mut bench, report.clone());
     let waits = "waits for the model provider (retry 3): overloaded";
     assert_eq!(bench.state().doing, waits);
-    assert_eq!((bench.state().steps, bench.state().usage), (7, usage));
+    assert_eq!((bench.state().steps, bench.state().usage), (6, usage));
     assert_eq!(bench.state().todos, [todo]);
 
     let before = bench.events.len();
