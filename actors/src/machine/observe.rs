@@ -6,7 +6,7 @@ use super::input::{Effect, Step};
 use super::step::Machine;
 use crate::event::{Event, Phase, Todo, ToolRun, Usage};
 use crate::id::WallTime;
-use crate::ports::{Activity, LastMessage, SessionReport, Signal};
+use crate::ports::{Activity, SessionReport, Signal};
 
 /// Observations of one task are journaled at most this often, in milliseconds.
 const FLUSH_MS: u64 = 500;
@@ -181,7 +181,8 @@ impl Machine {
     }
 
     /// Catches up with a record during whose reading nothing was heard: a tool that began or ended while nobody listened
-    /// is told by no signal until it ends.
+    /// is told by no signal until it ends. Steps are not caught up before the end: the signal of one that the record shows
+    /// may still be on its way, and would count it again.
     pub(super) fn catch_up(&mut self, report: &SessionReport, now: WallTime) {
         if self.state.phase != Phase::Running || self.state.abort.is_some() {
             return;
@@ -202,27 +203,12 @@ impl Machine {
                 }
             }
         }
-        // The rest is a sign of work when it is journaled: only what was done since the newest one that is known.
-        if report.newest_at <= self.state.worked_at {
-            return;
-        }
+        // It is a sign of work when it is journaled: only what may have been done since the newest one that is known.
         let (todos, observed) = (&report.todos, &mut self.live.observed);
-        if *todos != *observed.todos.as_ref().unwrap_or(&self.state.todos) {
+        let known = observed.todos.as_ref().unwrap_or(&self.state.todos);
+        if report.newest_at > self.state.worked_at && todos != known {
             observed.touch(now);
             observed.todos = Some(todos.clone());
-        }
-        // The step under way is counted when it ends.
-        let under_way = matches!(
-            report.last,
-            LastMessage::Assistant {
-                completed: false,
-                ..
-            }
-        );
-        let done = report.steps.saturating_sub(u32::from(under_way));
-        if done > observed.steps_with(self.state.steps) {
-            observed.touch(now);
-            observed.steps = Some((done, report.usage));
         }
     }
 
