@@ -12,7 +12,11 @@ use serde_json::{Value, json};
 
 use crate::harness_product::{Worker, until};
 
-const PASSWORD: &str = "only-for-this-test";
+/// Of this test alone: OpenCode takes the first free port from 4096 on, so the server of another test may come to listen where this
+/// one's was killed, and must not be taken for it.
+pub(crate) fn password() -> String {
+    format!("only-for-the-test-{}", std::process::id())
+}
 
 /// An `opencode serve` of the test's own.
 pub(crate) struct Foreign {
@@ -84,7 +88,7 @@ impl Foreign {
 
 /// The engine's settings when the server is reached at another address.
 pub(crate) fn same_paths(url: &str) -> Value {
-    json!({"url": url, "password": PASSWORD,
+    json!({"url": url, "password": password(),
            "path_map": {"{place}/data/workdirs": "{place}/data/workdirs"}})
 }
 
@@ -96,7 +100,7 @@ fn spawn(program: &Path, home: &Path, config: &str) -> Child {
         .env("HOME", home)
         .env("PWD", home)
         .env("OPENCODE_CONFIG_CONTENT", config)
-        .env("OPENCODE_SERVER_PASSWORD", PASSWORD)
+        .env("OPENCODE_SERVER_PASSWORD", password())
         .env("OPENCODE_DISABLE_AUTOUPDATE", "1")
         .env("OPENCODE_DISABLE_MODELS_FETCH", "1")
         .env("npm_config_registry", "http://127.0.0.1:9")
@@ -122,6 +126,6 @@ async fn listening(child: &Child, home: &Path) -> Worker {
     Worker {
         pid: i32::try_from(child.id()).unwrap(),
         url: format!("http://127.0.0.1:{port}"),
-        password: PASSWORD.to_owned(),
+        password: password(),
     }
 }

@@ -12,10 +12,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::harness::{bash, opencode};
+use crate::harness_foreign::password;
 use crate::harness_product::wait_for;
 use crate::harness_product::{Client, Product, Setup, Worker, turns, until};
-
-const PASSWORD: &str = "only-for-this-test";
 
 /// An `opencode serve` that somebody else runs, in a repository with `base.txt` and `sub/inner.txt`. Ended when dropped.
 struct Server {
@@ -61,7 +60,7 @@ impl Server {
                 "OPENCODE_CONFIG_CONTENT",
                 opencode_provider_config(&model.base_url()).to_string(),
             )
-            .env("OPENCODE_SERVER_PASSWORD", PASSWORD)
+            .env("OPENCODE_SERVER_PASSWORD", password())
             .env("OPENCODE_DISABLE_AUTOUPDATE", "1")
             .env("OPENCODE_DISABLE_MODELS_FETCH", "1")
             .env("npm_config_registry", "http://127.0.0.1:9")
@@ -75,7 +74,7 @@ impl Server {
             worker: Worker {
                 pid: i32::try_from(child.id()).unwrap(),
                 url: String::new(),
-                password: PASSWORD.to_owned(),
+                password: password(),
             },
             child,
             place,
@@ -97,7 +96,7 @@ impl Server {
 
     /// `[engines.remote]`, with a directory or with the server's own.
     async fn product(&self, directory: Option<&str>) -> Product {
-        let mut remote = json!({"url": self.worker.url, "password": PASSWORD});
+        let mut remote = json!({"url": self.worker.url, "password": password()});
         if let Some(directory) = directory {
             remote["directory"] = json!(self.place.path().join(directory));
         }
@@ -113,7 +112,7 @@ impl Server {
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let made = http
             .post(format!("{}/session", self.worker.url))
-            .basic_auth("opencode", Some(PASSWORD))
+            .basic_auth("opencode", Some(password()))
             .json(&json!({"title": "somebody else's", "metadata": metadata}))
             .timeout(Duration::from_secs(30))
             .send()

@@ -61,6 +61,7 @@ impl Machine {
             Signal::Busy => self.heard_busy(child, out),
             Signal::Idle | Signal::Deleted => {
                 if !child {
+                    self.live.deleted |= signal == Signal::Deleted;
                     self.read_by(now);
                 }
             }

@@ -12,8 +12,15 @@ use crate::event::{
 use crate::id::WallTime;
 use crate::ports::{Activity, EngineError, LastMessage, SessionReport};
 
-/// Between the two readings that must agree before a session is believed to be gone, in milliseconds.
+/// Between the two readings that must agree before a run is believed to be lost, in milliseconds.
 const GONE_MS: u64 = 300;
+
+/// The same for a session whose deletion no signal told: another server may answer at the address for a moment, or the same one on
+/// other data, while the right one is started again.
+const GONE_UNTOLD_MS: u64 = 10_000;
+
+/// A lost run is looked for again so soon, in milliseconds.
+const LOST_EVERY_MS: u64 = 1_000;
 
 /// A reading that took longer than this, in milliseconds, may show what was long ago.
 const FRESH_MS: u64 = 1_000;
@@ -54,11 +61,16 @@ impl Machine {
             Err(EngineError::SessionGone) => {
                 let message = "the session was deleted in the engine by somebody else, or its data was lost; submit the task again".to_owned();
                 let kind = FailureKind::SessionGone;
-                self.run_lost(Failure { kind, message }, cx.now, out);
+                let patience = if self.live.deleted {
+                    GONE_MS
+                } else {
+                    GONE_UNTOLD_MS
+                };
+                self.run_lost(Failure { kind, message }, patience, cx.now, out);
             }
             Err(EngineError::Ended(message)) => {
                 let kind = FailureKind::WorkerLost;
-                self.run_lost(Failure { kind, message }, cx.now, out);
+                self.run_lost(Failure { kind, message }, GONE_MS, cx.now, out);
             }
             // Says nothing about the task: read again later.
             Err(_) => {
@@ -91,11 +103,16 @@ impl Machine {
         })
     }
 
-    /// The run cannot go on; believed when two readings say the same.
-    fn run_lost(&mut self, failure: Failure, now: WallTime, out: &mut Step) {
-        let before = self.live.lost.replace(failure.clone());
-        if before.as_ref() != Some(&failure) {
-            let again = now.plus_ms(GONE_MS);
+    /// The run cannot go on; believed when readings say the same for `patience` milliseconds, two at least.
+    fn run_lost(&mut self, failure: Failure, patience: u64, now: WallTime, out: &mut Step) {
+        let since = match &self.live.lost {
+            Some((before, since)) if *before == failure => Some(*since),
+            Some(_) | None => None,
+        };
+        let waited = since.map_or(0, |since| now.ms_since(since));
+        if since.is_none() || waited < patience {
+            self.live.lost = Some((failure.clone(), since.unwrap_or(now)));
+            let again = now.plus_ms((patience - waited).min(LOST_EVERY_MS));
             self.live.not_before = Some(again);
             self.live.read_at = Some(again);
             return;

@@ -87,8 +87,10 @@ pub(super) struct Volatile {
     pub(super) read_at: Option<WallTime>,
     pub(super) not_before: Option<WallTime>,
     pub(super) failures: u32,
-    /// What the last reading said, if the run cannot go on by it.
-    pub(super) lost: Option<Failure>,
+    /// What the last readings said, if the run cannot go on by them, and since when they do.
+    pub(super) lost: Option<(Failure, WallTime)>,
+    /// A signal told that the session was deleted.
+    pub(super) deleted: bool,
     pub(super) hints: Hints,
     pub(super) verdict: Option<Verdict>,
     /// Since when readings are awaited that say how the run stands.
@@ -231,6 +233,7 @@ impl Machine {
         self.live.not_before = None;
         // What was heard before the gap proves nothing now, and what was sent to another worker may be lost.
         self.live.verdict = None;
+        self.live.lost = None;
         if self.state.worker.as_ref() != Some(worker) {
             self.live.hints.sent_at = None;
         }

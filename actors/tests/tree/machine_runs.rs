@@ -244,20 +244,53 @@ fn late_arrivals_are_recorded_a_few_times_and_change_nothing() {
     }
 }
 
+fn gone() -> Input {
+    Input::SessionRead(Err(EngineError::SessionGone))
+}
+
 #[test]
-fn a_session_that_is_gone_is_believed_when_two_readings_apart_say_it() {
+fn a_session_that_was_deleted_is_gone_when_two_readings_apart_say_it() {
     let mut bench = Bench::running();
     bench.engine_up();
-    let gone = || Input::SessionRead(Err(EngineError::SessionGone));
+    let signal = Signal::Deleted;
+    bench.input(Input::Signal {
+        child: false,
+        signal,
+    });
     bench.effects.clear();
     bench.input(gone());
     assert_eq!(bench.reads(), 0, "not at once again");
-    bench.pass(1_000);
+    bench.pass(400);
     assert_eq!(bench.reads(), 1);
     bench.input(gone());
     bench.input(Input::ChangesTaken(Ok(Default::default())));
     let failure = bench.state().failure.clone().unwrap();
     assert_eq!(failure.kind, FailureKind::SessionGone);
+}
+
+#[test]
+fn a_session_of_which_no_deletion_was_told_may_be_there_again() {
+    let mut bench = Bench::running();
+    bench.engine_up();
+    let gone_for = |bench: &mut Bench, seconds: u32| {
+        for _ in 0..seconds {
+            bench.input(gone());
+            assert_eq!(bench.state().phase, Phase::Running);
+            bench.pass(1_000);
+        }
+    };
+    gone_for(&mut bench, 9);
+    // The right server answers, and then another one again.
+    let there = bench.report(Activity::Busy, unfinished());
+    bench.read(there);
+    gone_for(&mut bench, 9);
+    // An engine that comes up is asked anew.
+    bench.engine_up();
+    gone_for(&mut bench, 10);
+    bench.input(gone());
+    assert_eq!(bench.state().phase, Phase::Finishing);
+    let why = bench.state().outcome.clone();
+    assert!(format!("{why:?}").contains("SessionGone"), "{why:?}");
 }
 
 #[test]

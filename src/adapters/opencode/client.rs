@@ -2,7 +2,8 @@
 //!
 //! In: typed calls of the driver. Out: typed answers, or an [`EngineError`] that says what the failure means. Every call has
 //! a time limit, every body a size limit, and an answer that is not JSON is never taken for one: OpenCode answers unknown
-//! paths with a web page and status 200. No redirect is followed. The password is in no error, log or `Debug`.
+//! paths with a web page and status 200. That something does not exist is believed only in OpenCode's words: a proxy answers
+//! 404, too, while the server behind it is away. No redirect is followed. The password is in no error, log or `Debug`.
 
 use std::fmt;
 use std::time::Duration;
@@ -137,14 +138,16 @@ impl Client {
     pub(in crate::adapters) async fn health(&self, limit: Duration) -> Result<Health, EngineError> {
         let request = self.request(&self.fresh, Method::GET, "/global/health", &[])?;
         let response = send(request.timeout(limit)).await?;
-        match self.decode(response).await? {
-            Reply::Json(health) => Ok(health),
-            Reply::Missing | Reply::NoRoute => Err(EngineError::Unusable(format!(
-                "{} is not an OpenCode server of version 1.3 or newer: it has no /global/health; check the URL, or install \
-                 opencode-ai 1.18.33",
-                self.address()
-            ))),
+        if response.status() != StatusCode::NOT_FOUND
+            && let Reply::Json(health) = self.decode(response).await?
+        {
+            return Ok(health);
         }
+        Err(EngineError::Unusable(format!(
+            "{} is not an OpenCode server of version 1.3 or newer: it has no /global/health; check the URL, or install \
+             opencode-ai 1.18.33",
+            self.address()
+        )))
     }
 
     /// `GET` of JSON.
@@ -168,12 +171,12 @@ impl Client {
         let request = self.request(&self.http, Method::GET, path, query)?;
         let response = send(request.timeout(CALL_LIMIT)).await?;
         // OpenCode answers 500 for a file that it does not give.
-        if matches!(
-            response.status(),
-            StatusCode::NOT_FOUND | StatusCode::INTERNAL_SERVER_ERROR
-        ) {
+        if response.status() == StatusCode::INTERNAL_SERVER_ERROR {
             return Ok(Bytes::Missing);
         }
+        let Some(response) = self.existing(response).await? else {
+            return Ok(Bytes::Missing);
+        };
         let web_page = is_web_page(&response);
         let response = self.check(response).await?;
         let told = response.content_length();
@@ -210,9 +213,9 @@ impl Client {
     ) -> Result<bool, EngineError> {
         let request = self.request(&self.http, method, path, query)?.json(body);
         let response = send(request.timeout(CALL_LIMIT)).await?;
-        if response.status() == StatusCode::NOT_FOUND {
+        let Some(response) = self.existing(response).await? else {
             return Ok(false);
-        }
+        };
         let web_page = is_web_page(&response);
         let response = self.check(response).await?;
         if web_page {
@@ -267,9 +270,9 @@ impl Client {
         &self,
         response: Response,
     ) -> Result<Reply<T>, EngineError> {
-        if response.status() == StatusCode::NOT_FOUND {
+        let Some(response) = self.existing(response).await? else {
             return Ok(Reply::Missing);
-        }
+        };
         let web_page = is_web_page(&response);
         let response = self.check(response).await?;
         if web_page {
@@ -281,6 +284,22 @@ impl Client {
             .map_err(|error| {
                 EngineError::Fault(format!("an answer that is not the expected JSON: {error}"))
             })
+    }
+
+    /// Passes an answer on; none where OpenCode says that there is no such thing. A 404 in other words is somebody else's and
+    /// says nothing: a proxy whose server is away, or another program at this address.
+    async fn existing(&self, response: Response) -> Result<Option<Response>, EngineError> {
+        if response.status() != StatusCode::NOT_FOUND {
+            return Ok(Some(response));
+        }
+        let body = limited(response, 64 * 1024).await?;
+        if is_in_its_words(&body) {
+            return Ok(None);
+        }
+        Err(EngineError::Unreachable(format!(
+            "{} answered 404, but not as OpenCode does: a proxy in front of it, or another server",
+            self.address()
+        )))
     }
 
     /// Passes a success on, turns anything else into what it means.
@@ -362,6 +381,15 @@ fn leads_to(response: &Response) -> String {
 
 fn is_web_page(response: &Response) -> bool {
     content_type(response).starts_with("text/html")
+}
+
+/// Whether an error body is OpenCode's: a JSON object with the error's name, of either generation of its API
+/// (`{"name":"NotFoundError","data":{…}}`, `{"_tag":"PermissionNotFoundError",…}`; measured on 1.3.0, 1.17.0 and 1.18.33).
+fn is_in_its_words(body: &[u8]) -> bool {
+    let parsed: Value = serde_json::from_slice(body).unwrap_or_default();
+    ["name", "_tag"]
+        .iter()
+        .any(|key| parsed.get(key).is_some_and(Value::is_string))
 }
 
 /// The words of an error body: `{"data":{"message"}}`, `{"message"}`, or nothing.
@@ -475,6 +503,58 @@ mod tests {
         // Nobody came to where it led.
         let came = tokio::time::timeout(Duration::from_millis(50), aim.accept()).await;
         assert!(came.is_err());
+    }
+
+    #[tokio::test]
+    async fn that_something_does_not_exist_is_believed_in_its_own_words_only() {
+        let table = [
+            (
+                r#"{"name":"NotFoundError","data":{"message":"Session not found: s"}}"#,
+                true,
+            ),
+            (
+                r#"{"_tag":"PermissionNotFoundError","requestID":"p","message":"m"}"#,
+                true,
+            ),
+            ("", false),
+            ("404 page not found\n", false),
+            (
+                "<html><center><h1>404 Not Found</h1></center><hr>nginx</html>",
+                false,
+            ),
+            (r#"{"message":"no Route matched with those values"}"#, false),
+            (r#""name""#, false),
+        ];
+        for (body, believed) in table {
+            let (address, serving) = answers(format!(
+                "HTTP/1.1 404 Not Found\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+                body.len()
+            ))
+            .await;
+            let base = Url::parse(&format!("http://{address}/")).unwrap();
+            let client = Client::near(base, None).unwrap();
+            let call = client.get::<Value>("/session/s", &[]).await;
+            let bytes = client.bytes("/file/content", &[], 100).await;
+            let act = client
+                .act(Method::DELETE, "/session/s", &[], &Value::Null)
+                .await;
+            let health = client.health(Duration::from_secs(5)).await;
+            if believed {
+                assert!(matches!(call, Ok(Reply::Missing)), "{body}");
+                assert!(matches!(bytes, Ok(Bytes::Missing)), "{body}");
+                assert!(matches!(act, Ok(false)), "{body}");
+            } else {
+                for error in [call.err(), bytes.err(), act.err()] {
+                    let error = error.unwrap();
+                    assert!(
+                        matches!(error, EngineError::Unreachable(_)),
+                        "{body}: {error}"
+                    );
+                }
+            }
+            assert!(matches!(health, Err(EngineError::Unusable(_))), "{body}");
+            serving.abort();
+        }
     }
 
     #[test]

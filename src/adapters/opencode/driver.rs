@@ -503,15 +503,16 @@ fn prompt_body(request: &SendPrompt, default_model: Option<&ModelRef>) -> Value 
     body
 }
 
-/// A list; a route that this version does not have is an empty one.
+/// A list; of something that does not exist it is an empty one. A page in its place says nothing: every version has these routes.
 pub(super) fn json_list<T>(reply: Reply<Vec<T>>) -> Result<Vec<T>, EngineError> {
-    Ok(match reply {
-        Reply::Json(list) => list,
-        Reply::Missing | Reply::NoRoute => Vec::new(),
-    })
+    match reply {
+        Reply::Json(list) => Ok(list),
+        Reply::Missing => Ok(Vec::new()),
+        Reply::NoRoute => Err(no_route("a list")),
+    }
 }
 
-fn json_one<T>(reply: Reply<T>, what: &str) -> Result<T, EngineError> {
+pub(super) fn json_one<T>(reply: Reply<T>, what: &str) -> Result<T, EngineError> {
     match reply {
         Reply::Json(value) => Ok(value),
         Reply::Missing | Reply::NoRoute => Err(no_route(what)),

@@ -14,8 +14,7 @@ use reqwest::Method;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::client::Reply;
-use super::driver::Driver;
+use super::driver::{Driver, json_one};
 use super::wire::{Message, StatusMap};
 
 /// Between two aborts.
@@ -162,10 +161,8 @@ impl Driver {
         {
             return Ok(None);
         }
-        let statuses: StatusMap = match self.client.get("/session/status", &query).await? {
-            Reply::Json(statuses) => statuses,
-            Reply::Missing | Reply::NoRoute => StatusMap::new(),
-        };
+        let statuses = self.client.get("/session/status", &query).await?;
+        let statuses: StatusMap = json_one(statuses, "GET /session/status")?;
         let busy = statuses.get(id).is_some_and(|status| status.kind != "idle");
         let messages = self.messages(id, directory, Some(NEWEST)).await?;
         Ok(Some((busy, messages)))

@@ -8,8 +8,7 @@ use chargehand_actors::command::{PermissionAction, PermissionRule};
 use chargehand_actors::ports::{EngineError, OpenSession};
 use serde_json::Value;
 
-use super::client::Reply;
-use super::driver::Driver;
+use super::driver::{Driver, json_one};
 use super::report::SUB_AGENT;
 use super::version::Version;
 
@@ -30,10 +29,8 @@ impl Driver {
             return Ok(rules);
         }
         let query = [("directory", request.directory.as_str())];
-        let config = match self.client.get::<Value>("/config", &query).await? {
-            Reply::Json(config) => config,
-            Reply::Missing | Reply::NoRoute => Value::Null,
-        };
+        let config = self.client.get::<Value>("/config", &query).await?;
+        let config = json_one(config, "GET /config")?;
         if !children_obey(&rules, self.version, &config["permission"]) {
             rules.push(PermissionRule {
                 permission: SUB_AGENT.to_owned(),
