@@ -87,6 +87,7 @@ impl Fake {
             .route("/session/{id}/prompt_async", post(prompt))
             .route("/session/{id}/abort", post(abort))
             .route("/permission", get(permissions))
+            .route("/question", get(|| async { Json(json!([])) }))
             .merge(routes())
             .layer(from_fn_with_state(Arc::clone(&state), gate))
             .fallback(|| async { Html("<html>the web interface</html>") })

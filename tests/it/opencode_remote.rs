@@ -289,14 +289,23 @@ async fn an_abort_that_comes_too_early_is_repeated_until_the_run_has_ended() {
 }
 
 #[tokio::test]
-async fn slow_answers_and_missing_routes_are_no_failure() {
+async fn slow_answers_are_no_failure_and_a_page_in_place_of_an_answer_says_nothing() {
     let faults = Faults {
         slow: Duration::from_millis(400),
-        web_pages: vec!["/permission", "/question"],
         ..Faults::default()
     };
-    let (_fake, engine) = started(faults).await;
+    let (fake, engine) = started(faults).await;
     let (session, _) = engine.open(opening(1)).await.unwrap();
+    for page in ["/permission", "/question", "/session/status"] {
+        fake.state().faults.web_pages = vec![page];
+        let error = engine.read(session.clone(), vec![]).await.unwrap_err();
+        assert!(error.is_transient(), "{page}: {error:?}");
+    }
+    // Without a list of sessions nobody knows whether there is one already.
+    fake.state().faults.web_pages = vec!["/session"];
+    let error = engine.open(opening(1)).await.unwrap_err();
+    assert!(error.is_transient(), "{error:?}");
+    fake.state().faults.web_pages = vec![];
     let report = engine.read(session, vec![]).await.unwrap();
     assert_eq!(
         (report.activity, report.requests.len()),
