@@ -387,6 +387,9 @@ impl EngineState {
             Err(error) => format!("its event stream broke: {error}"),
         };
         tracing::info!(engine = %self.name, why, "reconnecting");
+        self.wires.tasks.tell(TasksMsg::StreamLost {
+            engine: self.name.clone(),
+        });
         let opened = self.open.take();
         let lasted = opened.is_some_and(|at| self.wires.now().ms_since(at) >= STREAM_LASTED_MS);
         if lasted {

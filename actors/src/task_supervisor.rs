@@ -3,7 +3,7 @@
 //! In: tasks to run, slots, commands, engines that came up, ends of its children. Out: messages to the task actors.
 //! A task actor that dies is started again on its record; one that dies too often has its task failed, nothing more.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,6 +57,10 @@ pub(crate) enum TasksMsg {
         engine: EngineName,
         worker: WorkerId,
     },
+    /// The engine's stream broke; until `EngineUp` only readings tell of its tasks.
+    StreamLost {
+        engine: EngineName,
+    },
     /// A dead actor's task was read again.
     Reloaded {
         task: TaskId,
@@ -97,6 +101,8 @@ pub(crate) struct TasksState {
     children: HashMap<TaskId, Child>,
     actors: HashMap<ActorId, TaskId>,
     engines: HashMap<EngineName, WorkerId>,
+    /// Engines whose stream is broken.
+    deaf: HashSet<EngineName>,
     first: Vec<TaskState>,
     unreadable: Vec<(TaskId, String)>,
 }
@@ -127,6 +133,7 @@ impl Actor for Tasks {
             children: HashMap::new(),
             actors: HashMap::new(),
             engines: HashMap::new(),
+            deaf: HashSet::new(),
             first: args.tasks,
             unreadable: args.unreadable,
             wires: args.wires,
@@ -162,6 +169,10 @@ impl Actor for Tasks {
             TasksMsg::Dispatch { task, holds } => state.input(task, Input::Dispatched { holds }),
             TasksMsg::Command(task, command) => state.command(task, command),
             TasksMsg::EngineUp { engine, worker } => state.engine_up(&engine, worker),
+            TasksMsg::StreamLost { engine } => {
+                state.of_engine(&engine, &Input::StreamLost);
+                state.deaf.insert(engine);
+            }
             TasksMsg::Reload { task, how } => state.load(task, how),
             TasksMsg::Reloaded { task, how, record } => {
                 state.reloaded(&myself, task, how, *record).await;
@@ -234,6 +245,9 @@ impl TasksState {
                 if let Some(worker) = self.engines.get(&engine).cloned() {
                     handle.tell(TaskMsg::Input(Box::new(Input::EngineUp { worker })));
                 }
+                if self.deaf.contains(&engine) {
+                    handle.tell(TaskMsg::Input(Box::new(Input::StreamLost)));
+                }
                 if restarted && queued {
                     self.wires.admission.tell(AdmissionMsg::TaskRestarted(id));
                 }
@@ -263,15 +277,18 @@ impl TasksState {
 
     fn engine_up(&mut self, engine: &EngineName, worker: WorkerId) {
         self.engines.insert(engine.clone(), worker.clone());
+        self.deaf.remove(engine);
+        self.of_engine(engine, &Input::EngineUp { worker });
+    }
+
+    /// Tells all tasks of the engine.
+    fn of_engine(&self, engine: &EngineName, input: &Input) {
         for child in self
             .children
             .values()
             .filter(|child| child.engine.as_ref() == Some(engine))
         {
-            let input = Input::EngineUp {
-                worker: worker.clone(),
-            };
-            child.handle.tell(TaskMsg::Input(Box::new(input)));
+            child.handle.tell(TaskMsg::Input(Box::new(input.clone())));
         }
     }
 

@@ -225,6 +225,7 @@ impl Grove {
         }
     }
 
+    /// Every test ends with it: a tree that still lives starts the worker anew that [`Live`] ends when it is dropped.
     pub(crate) async fn stop(self) {
         self.tree.stop(StopHow::EndWorkers).await;
     }

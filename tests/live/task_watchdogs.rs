@@ -48,10 +48,10 @@ async fn a_model_that_hangs_is_woken_or_given_up() {
         settings.silence_nudge = Duration::from_secs(15);
         settings.silence_fail = Duration::from_secs(40);
     });
-    let Some(grove) = start.await else {
+    let Some(whole) = start.await else {
         return;
     };
-    let grove = &grove;
+    let grove = &whole;
     let woken = json!([{
         "contains": "Nothing was heard from you",
         "turns": [bash("echo woken > woken.txt"), {"text": "went on"}],
@@ -79,6 +79,7 @@ async fn a_model_that_hangs_is_woken_or_given_up() {
         goes_on(json!([sub_agent(json!([hang()]))])),
         ends,
     );
+    whole.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -102,6 +103,7 @@ async fn a_tool_that_runs_for_long_is_no_silence() {
         works(sleep.clone()),
         works(sub_agent(json!([sleep, {"text": "slept"}]))),
     );
+    grove.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -111,10 +113,10 @@ async fn steps_and_patience_with_the_provider_have_an_end() {
         settings.max_provider_retries = 1;
         settings.max_unfinished = 2;
     });
-    let Some(grove) = start.await else {
+    let Some(whole) = start.await else {
         return;
     };
-    let grove = &grove;
+    let grove = &whole;
     let check = async |turn: Value, part: &str| {
         let script = json!({"turns": [turn]});
         let task = grove.submit(script, |spec| spec.max_steps = Some(3)).await;
@@ -148,4 +150,5 @@ async fn steps_and_patience_with_the_provider_have_an_end() {
     let calls = grove.live.model_calls();
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(grove.live.model_calls(), calls);
+    whole.stop().await;
 }

@@ -28,6 +28,8 @@ pub enum Input {
         /// Who serves new sessions.
         worker: WorkerId,
     },
+    /// Its engine's stream broke. What happens meanwhile is told by readings alone.
+    StreamLost,
     /// Workdir job ended.
     WorkdirPrepared(Result<Prepared, WorkdirError>),
     /// Session job ended.

@@ -108,8 +108,7 @@ impl Machine {
                 self.live.observed.todos = Some(todos);
             }
             Signal::Retrying { attempt, message } => {
-                self.live.observed.touch(now);
-                self.live.observed.retry = Some((attempt, message));
+                self.observe_retry(attempt, message, now);
                 // The record says until when, and the watchdogs judge it.
                 self.read_by(now);
             }
@@ -144,6 +143,12 @@ impl Machine {
         self.live.observed.doing = Some(doing);
     }
 
+    fn observe_retry(&mut self, attempt: u32, message: String, now: WallTime) {
+        self.live.observed.touch(now);
+        self.live.told_retry = Some((attempt, message.clone()));
+        self.live.observed.retry = Some((attempt, message));
+    }
+
     fn observe_tool(&mut self, tool: ToolRun, now: WallTime, out: &mut Step) {
         let mark = if tool.failed { "failed" } else { "done" };
         out.effects.push(Effect::AppendOutput {
@@ -158,6 +163,10 @@ impl Machine {
     }
 
     fn observe_step(&mut self, child: bool, usage: Usage, reason: &str, now: WallTime) {
+        // The engine's own totals were taken: a signal that comes late tells what they hold.
+        if self.state.phase == Phase::Finishing {
+            return;
+        }
         self.live.observed.touch(now);
         let (steps, total) = self
             .live
@@ -193,12 +202,16 @@ impl Machine {
             Activity::Retrying {
                 attempt, message, ..
             } => {
-                if self.state.doing != waits_for_provider(*attempt, message) {
-                    self.live.observed.touch(now);
-                    self.live.observed.retry = Some((*attempt, message.clone()));
+                // Told once: while one sub-agent waits another may work, and tell what it does.
+                let told = self.live.told_retry.as_ref();
+                let is_told =
+                    told.is_some_and(|(number, words)| number == attempt && words == message);
+                if !is_told && self.state.doing != waits_for_provider(*attempt, message) {
+                    self.observe_retry(*attempt, message.clone(), now);
                 }
             }
             Activity::Busy => {
+                self.live.told_retry = None;
                 if let Some(doing) = self.missed_doing(report) {
                     self.observe_doing(doing, now);
                 }

@@ -74,6 +74,7 @@ impl Machine {
             }
             // Says nothing about the task: read again later.
             Err(_) => {
+                self.live.lost = None;
                 self.back_off(cx.now);
                 let again = self.live.not_before.unwrap_or(cx.now);
                 self.live.read_at = Some(again);

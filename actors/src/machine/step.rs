@@ -97,6 +97,8 @@ pub(super) struct Volatile {
     pub(super) undecided_since: Option<WallTime>,
     pub(super) observed: Observations,
     pub(super) hearing: Hearing,
+    /// The wait for the provider that was told last, while it lasts by the record.
+    pub(super) told_retry: Option<(u32, String)>,
     pub(super) controls: Vec<(Ticket, ControlSignal)>,
 }
 
@@ -134,6 +136,7 @@ impl Machine {
             Input::Recovered => self.recovered(cx.now, &mut out),
             Input::Dispatched { holds } => self.dispatched(holds, cx.now, &mut out),
             Input::EngineUp { worker } => self.engine_is_up(&worker, cx.now),
+            Input::StreamLost => self.live.hearing.lost(cx.now),
             Input::WorkdirPrepared(result) => self.workdir_prepared(result, cx.now, &mut out),
             Input::SessionOpened(result) => self.session_opened(result, cx, &mut out),
             Input::PromptSent { number, result } => {
@@ -229,11 +232,11 @@ impl Machine {
 
     fn engine_is_up(&mut self, worker: &WorkerId, now: WallTime) {
         self.live.engine_up = true;
+        self.live.hearing.regained(now);
         self.want_reading();
         self.live.not_before = None;
         // What was heard before the gap proves nothing now, and what was sent to another worker may be lost.
         self.live.verdict = None;
-        self.live.lost = None;
         if self.state.worker.as_ref() != Some(worker) {
             self.live.hints.sent_at = None;
         }

@@ -19,6 +19,8 @@ const MAX_NUDGES: u32 = 2;
 const LISTEN_MS: u64 = 30_000;
 /// Readings this far apart are a gap in which nothing could be heard, in milliseconds. Without news they are 15 s apart.
 const DEAF_MS: u64 = 60_000;
+/// A stream that is open again after so long was away for too short a time to matter, in milliseconds.
+const BLINK_MS: u64 = 5_000;
 /// Text that flows is journaled as a sign of work this often, in milliseconds.
 const PULSE_MS: u64 = 30_000;
 /// A provider that wants to be left alone for so long, and longer than the task has, ends the run at once, in milliseconds.
@@ -35,8 +37,10 @@ pub(super) struct Hearing {
     heard_at: Option<WallTime>,
     /// The newest reading that succeeded.
     read_at: Option<WallTime>,
-    /// Readings have succeeded without a gap since.
+    /// Readings have succeeded without a gap since, and the stream was open.
     listening_since: Option<WallTime>,
+    /// The stream is broken since.
+    lost_since: Option<WallTime>,
     /// From the reading before (or from a sign of work since) to the newest one, in milliseconds.
     since_last_ms: u64,
     /// The sign of work that `deaf_ms` counts from.
@@ -52,6 +56,24 @@ impl Hearing {
         self.deaf_ms = 0;
     }
 
+    /// The stream broke: readings go on, but what leaves nothing in the record is not heard.
+    pub(super) fn lost(&mut self, now: WallTime) {
+        self.lost_since.get_or_insert(now);
+    }
+
+    /// The stream is open.
+    pub(super) fn regained(&mut self, now: WallTime) {
+        if self.is_deaf(now) {
+            self.listening_since = None;
+        }
+        self.lost_since = None;
+    }
+
+    fn is_deaf(&self, now: WallTime) -> bool {
+        self.lost_since
+            .is_some_and(|since| now.ms_since(since) > BLINK_MS)
+    }
+
     /// A reading succeeded; the record's newest sign of work is `worked_at`.
     pub(super) fn read(&mut self, worked_at: Option<WallTime>, now: WallTime) {
         let base = worked_at.max(self.heard_at);
@@ -61,14 +83,14 @@ impl Hearing {
         }
         let before = self.read_at.replace(now);
         self.since_last_ms = before.max(base).map_or(0, |from| now.ms_since(from));
+        let listened = self.listening_since.is_some() && !self.is_deaf(now);
         match before {
-            Some(at) if now.ms_since(at) <= DEAF_MS => {}
-            Some(_) => {
-                self.discount();
-                self.listening_since = Some(now);
-            }
-            None => self.listening_since = Some(now),
+            Some(at) if listened && now.ms_since(at) <= DEAF_MS => return,
+            Some(_) => self.discount(),
+            // Time in which Chargehand was down counts.
+            None => {}
         }
+        self.listening_since = (!self.is_deaf(now)).then_some(now);
     }
 
     /// The time up to this reading is no silence, and no sign of work either.

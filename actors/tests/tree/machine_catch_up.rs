@@ -4,7 +4,7 @@ use chargehand_actors::event::{Event, Phase, Todo, ToolRun, Usage};
 use chargehand_actors::machine::Input;
 use chargehand_actors::ports::{Activity, SessionReport, Signal};
 
-use crate::bench::{Bench, unfinished};
+use crate::bench::{Bench, answered, unfinished};
 
 fn tool(title: &str) -> ToolRun {
     ToolRun {
@@ -17,6 +17,17 @@ fn tool(title: &str) -> ToolRun {
 
 fn started(bench: &mut Bench, title: &str) {
     let signal = Signal::ToolStarted(tool(title));
+    bench.input(Input::Signal {
+        child: false,
+        signal,
+    });
+}
+
+fn step_finished(bench: &mut Bench) {
+    let signal = Signal::StepFinished {
+        usage: Usage::default(),
+        reason: "tool-calls".to_owned(),
+    };
     bench.input(Input::Signal {
         child: false,
         signal,
@@ -134,6 +145,45 @@ fn the_wait_for_a_provider_its_end_and_the_todos_are_caught_up() {
 }
 
 #[test]
+fn of_two_sub_agents_the_wait_of_one_is_told_once_while_the_other_works() {
+    let mut bench = Bench::running();
+    let activity = Activity::Retrying {
+        attempt: 1,
+        message: "overloaded".to_owned(),
+        next: None,
+    };
+    let waits = |event: &&Event| matches!(event, Event::ProviderRetry { .. });
+    for _ in 0..4 {
+        started(&mut bench, "make all");
+        // Until the next reading begins, in which nothing is heard.
+        bench.pass(20_000);
+        let report = bench.report(activity.clone(), unfinished());
+        read(&mut bench, report);
+    }
+    assert_eq!(bench.events.iter().filter(waits).count(), 1);
+    // Over, and again.
+    working(&mut bench, &[]);
+    let report = bench.report(activity, unfinished());
+    read(&mut bench, report);
+    assert_eq!(bench.events.iter().filter(waits).count(), 2);
+}
+
+#[test]
+fn a_step_that_is_told_after_the_totals_were_taken_is_in_them() {
+    let mut bench = Bench::running();
+    let mut report = bench.report(Activity::Idle, answered("stop"));
+    report.steps = 3;
+    bench.read_twice(&report);
+    assert_eq!(
+        (bench.state().phase, bench.state().steps),
+        (Phase::Finishing, 3)
+    );
+    step_finished(&mut bench);
+    bench.pass(600);
+    assert_eq!(bench.state().steps, 3);
+}
+
+#[test]
 fn nothing_is_caught_up_of_a_run_that_does_not_work() {
     let mut bench = Bench::running();
     started(&mut bench, "make all");
@@ -153,14 +203,7 @@ fn a_step_is_counted_once_also_when_the_record_shows_it_before_the_stream() {
     report.steps = 2;
     read(&mut bench, report);
     for _ in 0..2 {
-        let signal = Signal::StepFinished {
-            usage: Usage::default(),
-            reason: "tool-calls".to_owned(),
-        };
-        bench.input(Input::Signal {
-            child: false,
-            signal,
-        });
+        step_finished(&mut bench);
     }
     bench.pass(600);
     assert_eq!(bench.state().steps, 2);

@@ -211,6 +211,7 @@ fn stray() -> impl Strategy<Value = Input> {
         Just(Input::Recovered),
         Just(Input::Tick),
         Just(Input::EngineUp { worker: worker(1) }),
+        Just(Input::StreamLost),
         Just(Input::WorkdirPrepared(Ok(prepared()))),
         Just(Input::SessionOpened(Ok((session(), worker(1))))),
         (1..4u32, prop::option::of(error())).prop_map(|(number, error)| Input::PromptSent {

@@ -167,6 +167,35 @@ fn each_rung_can_be_left_out() {
 }
 
 #[test]
+fn the_time_in_which_the_stream_is_broken_is_no_silence() {
+    let mut bench = hung(LADDER);
+    silent(&mut bench, 60);
+    bench.input(Input::StreamLost);
+    // Readings go on; a model that reasons for so long leaves nothing in the record.
+    silent(&mut bench, 900);
+    assert_eq!((warnings(&bench), bench.state().abort), (0, None));
+    bench.engine_up();
+    silent(&mut bench, 45);
+    assert_eq!(warnings(&bench), 0, "60 s before and 45 s after");
+    silent(&mut bench, 60);
+    assert_eq!((warnings(&bench), bench.state().abort), (1, None));
+    silent(&mut bench, 150);
+    assert_eq!(bench.state().abort, Some(AbortReason::Nudge));
+}
+
+#[test]
+fn a_stream_that_breaks_for_moments_only_hides_no_silence() {
+    let mut bench = hung(LADDER);
+    for _ in 0..7 {
+        silent(&mut bench, 18);
+        bench.input(Input::StreamLost);
+        silent(&mut bench, 2);
+        bench.engine_up();
+    }
+    assert_eq!((warnings(&bench), bench.state().abort), (1, None));
+}
+
+#[test]
 fn nothing_that_works_or_waits_is_silent() {
     let tool = || ToolRun {
         tool: "bash".to_owned(),

@@ -2,8 +2,8 @@
 //!
 //! In: typed calls of the driver. Out: typed answers, or an [`EngineError`] that says what the failure means. Every call has
 //! a time limit, every body a size limit, and an answer that is not JSON is never taken for one: OpenCode answers unknown
-//! paths with a web page and status 200. That something does not exist is believed only in OpenCode's words: a proxy answers
-//! 404, too, while the server behind it is away. No redirect is followed. The password is in no error, log or `Debug`.
+//! paths with a web page and status 200. That something does not exist, or is refused, is believed only in OpenCode's words: a proxy
+//! answers 404 or 405, too, while the server behind it is away. No redirect is followed. The password is in no error, log or `Debug`.
 
 use std::fmt;
 use std::time::Duration;
@@ -158,7 +158,7 @@ impl Client {
     ) -> Result<Reply<T>, EngineError> {
         let request = self.request(&self.http, Method::GET, path, query)?;
         let response = send(request.timeout(CALL_LIMIT)).await?;
-        self.decode(response).await
+        self.decode(response).await.map_err(passing)
     }
 
     /// `GET` of bytes of any type, at most `limit`.
@@ -178,7 +178,7 @@ impl Client {
             return Ok(Bytes::Missing);
         };
         let web_page = is_web_page(&response);
-        let response = self.check(response).await?;
+        let response = self.check(response).await.map_err(passing)?;
         let told = response.content_length();
         if told.is_some_and(|size| size > limit as u64) {
             return Ok(Bytes::TooLong(told));
@@ -200,7 +200,7 @@ impl Client {
     ) -> Result<Reply<T>, EngineError> {
         let request = self.request(&self.http, method, path, query)?.json(body);
         let response = send(request.timeout(CALL_LIMIT)).await?;
-        self.decode(response).await
+        self.decode(response).await.map_err(passing)
     }
 
     /// A call whose answer has no body worth reading. `false` = no such thing.
@@ -216,14 +216,14 @@ impl Client {
         let Some(response) = self.existing(response).await? else {
             return Ok(false);
         };
-        let web_page = is_web_page(&response);
-        let response = self.check(response).await?;
-        if web_page {
-            return Err(EngineError::Fault(format!(
-                "{path} does not exist in this version of OpenCode"
+        let response = self.check(response).await.map_err(passing)?;
+        let told = content_type(&response);
+        if response.status() != StatusCode::NO_CONTENT && !told.starts_with("application/json") {
+            return Err(EngineError::Unreachable(format!(
+                "{} answered {path} with {told}, which OpenCode does not: a proxy in front of it, or another server",
+                self.address()
             )));
         }
-        drop(response);
         Ok(true)
     }
 
@@ -296,10 +296,14 @@ impl Client {
         if is_in_its_words(&body) {
             return Ok(None);
         }
-        Err(EngineError::Unreachable(format!(
-            "{} answered 404, but not as OpenCode does: a proxy in front of it, or another server",
+        Err(self.is_not_it(StatusCode::NOT_FOUND))
+    }
+
+    fn is_not_it(&self, status: StatusCode) -> EngineError {
+        EngineError::Unreachable(format!(
+            "{} answered {status}, but not as OpenCode does: a proxy in front of it, or another server",
             self.address()
-        )))
+        ))
     }
 
     /// Passes a success on, turns anything else into what it means.
@@ -323,6 +327,10 @@ impl Client {
             )));
         }
         let body = limited(response, 64 * 1024).await.unwrap_or_default();
+        let is_too_large = matches!(status.as_u16(), 413 | 414 | 431);
+        if status.is_client_error() && !is_too_large && !is_in_its_words(&body) {
+            return Err(self.is_not_it(status));
+        }
         let rejection = Rejection {
             status: status.as_u16(),
             message: message_of(&body),
@@ -384,12 +392,25 @@ fn is_web_page(response: &Response) -> bool {
 }
 
 /// Whether an error body is OpenCode's: a JSON object with the error's name, of either generation of its API
-/// (`{"name":"NotFoundError","data":{…}}`, `{"_tag":"PermissionNotFoundError",…}`; measured on 1.3.0, 1.17.0 and 1.18.33).
+/// (`{"name":"NotFoundError","data":{…}}`, `{"_tag":"PermissionNotFoundError",…}`), or what 1.3 says to a bad request
+/// (`{"data":…,"error":[…],"success":false}`). Measured on 1.3.0, 1.17.0 and 1.18.33.
 fn is_in_its_words(body: &[u8]) -> bool {
     let parsed: Value = serde_json::from_slice(body).unwrap_or_default();
-    ["name", "_tag"]
-        .iter()
-        .any(|key| parsed.get(key).is_some_and(Value::is_string))
+    let named = |key| parsed.get(key).is_some_and(Value::is_string);
+    named("name") || named("_tag") || parsed.get("success") == Some(&Value::Bool(false))
+}
+
+/// What speaks against the server as a whole says nothing about one call: it may be another one that answers for a moment. Its
+/// health is judged where it is asked for.
+fn passing(error: EngineError) -> EngineError {
+    match error {
+        EngineError::Unusable(text) => EngineError::Unreachable(text),
+        other @ (EngineError::Unreachable(_)
+        | EngineError::Fault(_)
+        | EngineError::Refused(_)
+        | EngineError::SessionGone
+        | EngineError::Ended(_)) => other,
+    }
 }
 
 /// The words of an error body: `{"data":{"message"}}`, `{"message"}`, or nothing.
@@ -433,157 +454,5 @@ pub(super) fn unreachable(error: &reqwest::Error) -> EngineError {
 }
 
 #[cfg(test)]
-mod tests {
-    #![expect(
-        clippy::unwrap_used,
-        reason = "a fixture that does not parse must fail the test"
-    )]
-
-    use super::*;
-
-    #[test]
-    fn secrets_are_not_printed() {
-        let client = Client::new(
-            Url::parse("http://127.0.0.1:9/").unwrap(),
-            Some(Credentials {
-                username: "opencode".to_owned(),
-                password: "hunter2".to_owned(),
-            }),
-        )
-        .unwrap();
-        assert!(!format!("{client:?}").contains("hunter2"));
-    }
-
-    /// Answers every request on its port with `answer`.
-    async fn answers(answer: String) -> (std::net::SocketAddr, tokio::task::JoinHandle<()>) {
-        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let serving = tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let mut request = [0; 4096];
-                let _length = stream.read(&mut request).await.unwrap();
-                stream.write_all(answer.as_bytes()).await.unwrap();
-            }
-        });
-        (address, serving)
-    }
-
-    #[tokio::test]
-    async fn a_redirect_is_an_error_that_names_it_and_is_not_followed() {
-        let aim = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let there = format!("http://{}/global/health", aim.local_addr().unwrap());
-        for status in [
-            "301 Moved Permanently",
-            "302 Found",
-            "307 Temporary Redirect",
-        ] {
-            let (address, serving) = answers(format!(
-                "HTTP/1.1 {status}\r\nlocation: {there}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-            ))
-            .await;
-            let base = Url::parse(&format!("http://{address}/")).unwrap();
-            for client in [
-                Client::near(base.clone(), None).unwrap(),
-                Client::new(base, None).unwrap(),
-            ] {
-                let limit = Duration::from_secs(5);
-                let health = client.health(limit).await.map(drop);
-                let call = client.get::<Value>("/session", &[]).await.map(drop);
-                let act = client.act(Method::POST, "/x", &[], &Value::Null).await;
-                let events = client.events().await.map(drop);
-                for error in [health.err(), call.err(), act.err(), events.err()] {
-                    let error = error.unwrap();
-                    assert!(matches!(error, EngineError::Unusable(_)), "{error}");
-                    assert!(error.to_string().contains(&there), "{error}");
-                }
-            }
-            serving.abort();
-        }
-        // Nobody came to where it led.
-        let came = tokio::time::timeout(Duration::from_millis(50), aim.accept()).await;
-        assert!(came.is_err());
-    }
-
-    #[tokio::test]
-    async fn that_something_does_not_exist_is_believed_in_its_own_words_only() {
-        let table = [
-            (
-                r#"{"name":"NotFoundError","data":{"message":"Session not found: s"}}"#,
-                true,
-            ),
-            (
-                r#"{"_tag":"PermissionNotFoundError","requestID":"p","message":"m"}"#,
-                true,
-            ),
-            ("", false),
-            ("404 page not found\n", false),
-            (
-                "<html><center><h1>404 Not Found</h1></center><hr>nginx</html>",
-                false,
-            ),
-            (r#"{"message":"no Route matched with those values"}"#, false),
-            (r#""name""#, false),
-        ];
-        for (body, believed) in table {
-            let (address, serving) = answers(format!(
-                "HTTP/1.1 404 Not Found\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
-                body.len()
-            ))
-            .await;
-            let base = Url::parse(&format!("http://{address}/")).unwrap();
-            let client = Client::near(base, None).unwrap();
-            let call = client.get::<Value>("/session/s", &[]).await;
-            let bytes = client.bytes("/file/content", &[], 100).await;
-            let act = client
-                .act(Method::DELETE, "/session/s", &[], &Value::Null)
-                .await;
-            let health = client.health(Duration::from_secs(5)).await;
-            if believed {
-                assert!(matches!(call, Ok(Reply::Missing)), "{body}");
-                assert!(matches!(bytes, Ok(Bytes::Missing)), "{body}");
-                assert!(matches!(act, Ok(false)), "{body}");
-            } else {
-                for error in [call.err(), bytes.err(), act.err()] {
-                    let error = error.unwrap();
-                    assert!(
-                        matches!(error, EngineError::Unreachable(_)),
-                        "{body}: {error}"
-                    );
-                }
-            }
-            assert!(matches!(health, Err(EngineError::Unusable(_))), "{body}");
-            serving.abort();
-        }
-    }
-
-    #[test]
-    fn statuses_mean_what_they_say() {
-        let table = [
-            (400, false),
-            (404, false),
-            (429, true),
-            (500, true),
-            (503, true),
-        ];
-        for (status, transient) in table {
-            let rejection = Rejection {
-                status,
-                message: String::new(),
-            };
-            assert_eq!(rejection.into_error().is_transient(), transient, "{status}");
-        }
-    }
-
-    #[test]
-    fn messages_are_found_in_both_forms_of_error_bodies() {
-        let table = [
-            (r#"{"name":"NotFoundError","data":{"message":"a"}}"#, "a"),
-            (r#"{"_tag":"X","message":"b"}"#, "b"),
-            ("<html>", "without an explanation"),
-        ];
-        for (body, message) in table {
-            assert_eq!(message_of(body.as_bytes()), message);
-        }
-    }
-}
+#[path = "client_tests.rs"]
+mod tests;

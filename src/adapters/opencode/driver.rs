@@ -362,7 +362,9 @@ impl Driver {
         mut statuses: StatusMap,
     ) -> Result<Vec<Child>, EngineError> {
         let mut children = Vec::new();
-        let working: Vec<String> = statuses.keys().cloned().collect();
+        // In one order always: of several that wait for the provider the same one is told each time.
+        let mut working: Vec<String> = statuses.keys().cloned().collect();
+        working.sort_unstable();
         for id in working {
             if id == session.id || !self.is_below(&id, session).await? {
                 continue;
@@ -525,7 +527,7 @@ pub(super) fn json_one<T>(reply: Reply<T>, what: &str) -> Result<T, EngineError>
 }
 
 fn no_route(what: &str) -> EngineError {
-    EngineError::Fault(format!("{what} is not answered by this server"))
+    EngineError::Unreachable(format!("{what} is not answered by this server"))
 }
 
 #[cfg(test)]

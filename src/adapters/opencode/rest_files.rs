@@ -187,7 +187,7 @@ impl RestFiles<'_> {
         let query = [("directory", self.directory), ("path", path.as_str())];
         match self.client.get::<Vec<FileNode>>("/file", &query).await? {
             Reply::Json(nodes) => Ok(nodes),
-            Reply::Missing | Reply::NoRoute => Err(EngineError::Fault(
+            Reply::Missing | Reply::NoRoute => Err(EngineError::Unreachable(
                 "the server lists no files: it has no GET /file".to_owned(),
             )),
         }

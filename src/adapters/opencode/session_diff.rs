@@ -41,7 +41,7 @@ impl Driver {
         let query = directory.map(|directory| ("directory", directory));
         match self.client.get("/path", query.as_slice()).await? {
             Reply::Json(paths) => Ok(paths),
-            Reply::Missing | Reply::NoRoute => Err(EngineError::Fault(
+            Reply::Missing | Reply::NoRoute => Err(EngineError::Unreachable(
                 "the server does not say where it works: it has no GET /path".to_owned(),
             )),
         }
