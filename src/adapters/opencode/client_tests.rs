@@ -34,6 +34,17 @@ async fn answers(answer: String) -> (std::net::SocketAddr, tokio::task::JoinHand
     (address, serving)
 }
 
+/// A client of a server that says this to every request; abort the task to end it. `head` = status and headers, lines apart.
+async fn hears(head: &str, body: &str) -> (Client, tokio::task::JoinHandle<()>) {
+    let length = body.len();
+    let (address, serving) = answers(format!(
+        "HTTP/1.1 {head}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+    ))
+    .await;
+    let base = Url::parse(&format!("http://{address}/")).unwrap();
+    (Client::near(base, None).unwrap(), serving)
+}
+
 #[tokio::test]
 async fn a_redirect_is_an_error_that_names_it_and_is_not_followed() {
     let aim = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -98,13 +109,7 @@ async fn that_something_does_not_exist_is_believed_in_its_own_words_only() {
         (r#""name""#, false),
     ];
     for (body, believed) in table {
-        let (address, serving) = answers(format!(
-            "HTTP/1.1 404 Not Found\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
-            body.len()
-        ))
-        .await;
-        let base = Url::parse(&format!("http://{address}/")).unwrap();
-        let client = Client::near(base, None).unwrap();
+        let (client, serving) = hears("404 Not Found", body).await;
         let call = client.get::<Value>("/session/s", &[]).await;
         let bytes = client.bytes("/file/content", &[], 100).await;
         let act = client
@@ -143,13 +148,7 @@ async fn a_refusal_is_believed_in_its_own_words_only() {
         ("413 Payload Too Large", "", true),
     ];
     for (status, body, believed) in table {
-        let (address, serving) = answers(format!(
-            "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
-            body.len()
-        ))
-        .await;
-        let base = Url::parse(&format!("http://{address}/")).unwrap();
-        let client = Client::near(base, None).unwrap();
+        let (client, serving) = hears(status, body).await;
         let call = client.get::<Value>("/session/s", &[]).await.map(drop);
         let act = client.act(Method::POST, "/x", &[], &Value::Null).await;
         for error in [call.err(), act.err()] {
@@ -171,12 +170,8 @@ async fn something_was_done_when_it_says_so_itself() {
         ("200 OK", "text/html; charset=utf-8", false),
     ];
     for (status, kind, believed) in table {
-        let (address, serving) = answers(format!(
-            "HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-        ))
-        .await;
-        let base = Url::parse(&format!("http://{address}/")).unwrap();
-        let client = Client::near(base, None).unwrap();
+        let head = format!("{status}\r\ncontent-type: {kind}");
+        let (client, serving) = hears(&head, "").await;
         let done = client.act(Method::POST, "/x", &[], &Value::Null).await;
         assert_eq!(done.is_ok(), believed, "{status} {kind}: {done:?}");
         serving.abort();
